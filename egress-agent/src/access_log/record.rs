@@ -1,0 +1,132 @@
+//! What is known of a connection or request when it has ended, in our own terms.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{HeaderValue, Method, Uri, Version};
+
+use crate::{
+    identity::{Process, Workload},
+    policy::{Host, Verdict},
+};
+
+/// One connection (one request for HTTP), consumed exactly once by [`super::AccessLog::record`].
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// When it began: accept for a connection, the head's arrival for a request.
+    pub started: jiff::Timestamp,
+    /// From `started` to the last byte.
+    pub duration: Duration,
+    /// The workload's own address and port as its peers would see it (squid's `%>a`), never the loopback leg's.
+    pub client: SocketAddr,
+    /// The address the workload dialled.
+    pub original: SocketAddr,
+    /// Whose connection.
+    pub workload: Arc<Workload>,
+    /// The process that dialled.
+    pub process: Process,
+    /// What the bytes were.
+    pub protocol: Protocol,
+    /// What was asked for, as far as it became known.
+    pub asked: Asked,
+    /// TLS facts, for TLS.
+    pub tls: Option<TlsFacts>,
+    /// The status the client got: of the origin or of our refusal; 200 for an allowed tunnel; 0 if none was sent.
+    pub status: u16,
+    /// Bytes sent to the client (squid's `%<st`): head and body.
+    pub bytes_to_client: u64,
+    /// Bytes received from the client and passed on.
+    pub bytes_to_origin: u64,
+    /// `Referer` of the request.
+    pub referer: Option<HeaderValue>,
+    /// `User-Agent` of the request.
+    pub user_agent: Option<HeaderValue>,
+    /// `Content-Type` of the answer.
+    pub content_type: Option<HeaderValue>,
+    /// The address dialled for it; `None` if none was.
+    pub upstream: Option<SocketAddr>,
+    /// Whether `original` is among the name's addresses; `None` if the name was not looked up.
+    pub relation: Option<AddressRelation>,
+    /// The verdict with its evidence; if the origin then failed, its outcome says how.
+    pub verdict: Verdict,
+    /// False in audit and observe: the verdict was logged and not carried out.
+    pub enforced: bool,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// Nothing that could be told.
+    Nothing,
+    /// A tunnel to a name: logged as `CONNECT host:port`.
+    Tunnel {
+        /// Server name, or the dialled address where there is none.
+        host: Host,
+        /// The dialled port.
+        port: u16,
+    },
+    /// An HTTP request.
+    Request {
+        /// Method.
+        method: Method,
+        /// Absolute URL as squid would log it: `http://host[:port if not 80]/path?query`.
+        url: Uri,
+        /// Version on the client's side.
+        version: Version,
+    },
+}
+
+/// What the first bytes were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// A TLS ClientHello.
+    Tls,
+    /// HTTP/1.0 or 1.1 in clear.
+    Http1,
+    /// HTTP/2 with prior knowledge in clear.
+    Http2,
+    /// Anything else, or nothing.
+    Unknown,
+}
+
+/// What a ClientHello said besides the name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsFacts {
+    /// ALPN protocols in the client's order, lossy text.
+    pub alpn: Vec<String>,
+    /// Whether an encrypted_client_hello extension was there. No signal by itself: browsers send GREASE ECH.
+    pub ech: bool,
+}
+
+/// Whether the address that the workload dialled belongs to the name it asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AddressRelation {
+    /// It is among our resolver's answers; it is the one dialled.
+    Match,
+    /// It is not; one of our answers was dialled instead.
+    Mismatch,
+    /// No name was involved: an address was asked for.
+    Literal,
+}
+
+/// How a connection or request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// Both sides finished.
+    Complete,
+    /// We refused.
+    Refused,
+    /// The client reset, or vanished.
+    ClientAborted,
+    /// The origin reset, or vanished.
+    OriginAborted,
+    /// Nothing moved for the idle timeout.
+    IdleTimeout,
+    /// The origin could not be reached.
+    Failed,
+    /// The agent was told to stop and the drain deadline passed.
+    Drained,
+    /// A new policy set reversed the verdict.
+    PolicyChanged,
+}

@@ -1,0 +1,9 @@
+//! The egress enforcer's agent. Modules in the order in which data flows: kernel event, identity, policy, proxy,
+//! access log. A lower stage never imports a higher one.
+
+pub mod access_log;
+pub mod identity;
+pub mod netns;
+pub mod policy;
+pub mod proxy;
+pub mod socket;

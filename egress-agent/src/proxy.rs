@@ -1,0 +1,7 @@
+//! The data path: accept, read the name, judge, dial, tunnel, record.
+
+pub mod connection;
+pub mod dial;
+pub mod limits;
+
+pub use connection::{Connection, Services};

@@ -1,0 +1,102 @@
+//! An accepted connection and what is known of it before a byte is read.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{dial::Dialer, limits::Limits};
+use crate::{
+    access_log::{AccessLog, AddressRelation, Asked, Ending, Protocol, Record},
+    identity::{Process, Workload},
+    netns::Netns,
+    policy::{PolicyStore, PolicyView, Verdict},
+};
+
+/// What every connection needs; one per agent.
+#[derive(Debug)]
+pub struct Services {
+    /// The policies in force.
+    pub policy: PolicyStore,
+    /// Looks names up and dials.
+    pub dialer: Dialer,
+    /// Takes the records.
+    pub log: AccessLog,
+    /// The bounds.
+    pub limits: Limits,
+}
+
+/// The facts of one accepted connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// What every connection shares.
+    pub services: Arc<Services>,
+    /// When it was accepted.
+    pub accepted: Instant,
+    /// The same on the wall clock.
+    pub accepted_at: jiff::Timestamp,
+    /// The workload's own address and port, as its peers would see it.
+    pub client: SocketAddr,
+    /// The address it dialled.
+    pub original: SocketAddr,
+    /// Who it is.
+    pub workload: Arc<Workload>,
+    /// The process that dialled.
+    pub process: Process,
+    /// Where upstream sockets are made.
+    pub route: Route,
+}
+
+/// Where and how an upstream socket is made, so that it leaves as the workload's own would have.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// The workload's network namespace.
+    pub netns: Netns,
+    /// The source address that the workload had bound, if it had.
+    pub source: Option<IpAddr>,
+    /// The device that the workload had bound (SO_BINDTODEVICE), if it had.
+    pub device: Option<u32>,
+}
+
+impl Connection {
+    /// The policy view for the next verdict: taken anew for each request, so that a new policy set reaches connections
+    /// that are kept alive.
+    #[must_use]
+    pub fn view(&self) -> PolicyView {
+        self.services.policy.load().view(&self.workload)
+    }
+
+    /// A record with what is known before anything was read; the caller fills in the rest.
+    #[must_use]
+    pub fn record(&self, verdict: Verdict) -> Record {
+        Record {
+            started: self.accepted_at,
+            duration: self.accepted.elapsed(),
+            client: self.client,
+            original: self.original,
+            workload: Arc::clone(&self.workload),
+            process: self.process.clone(),
+            protocol: Protocol::Unknown,
+            asked: Asked::Nothing,
+            tls: None,
+            status: 0,
+            bytes_to_client: 0,
+            bytes_to_origin: 0,
+            referer: None,
+            user_agent: None,
+            content_type: None,
+            upstream: None,
+            relation: None::<AddressRelation>,
+            verdict,
+            enforced: true,
+            ending: Ending::Refused,
+        }
+    }
+
+    /// How long the connection has been open.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.accepted.elapsed()
+    }
+}

@@ -1,0 +1,39 @@
+//! Every bound of the data path, in one place.
+
+use std::time::Duration;
+
+/// Bounds that keep one connection from costing more than it may. All are settable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest ClientHello (with its record headers) or HTTP request head, in bytes.
+    pub head_bytes: usize,
+    /// How long the first bytes may take to become judgeable, from accept.
+    pub head_timeout: Duration,
+    /// How long one upstream dial may take, lookup included.
+    pub connect_timeout: Duration,
+    /// A tunnel in which nothing moves this long is closed.
+    pub idle_timeout: Duration,
+    /// An HTTP connection on which no further request begins this long is closed.
+    pub keep_alive_timeout: Duration,
+    /// A direction of a tunnel that has moved this many bytes goes over to splice(2).
+    pub splice_after: u64,
+    /// Concurrent h2c streams a client may open.
+    pub h2_streams: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // OpenSSL's own bound on a ClientHello is 128 KiB, real ones with post-quantum shares are below 4 KiB.
+            head_bytes: 64 * 1024,
+            head_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(10),
+            // squid's read_timeout is 15 minutes; long polls and SSH through 443 idle for longer.
+            idle_timeout: Duration::from_secs(3600),
+            keep_alive_timeout: Duration::from_secs(120),
+            // Below it a pipe costs more than it saves; measured, see ARCHITECTURE.md.
+            splice_after: 256 * 1024,
+            h2_streams: 100,
+        }
+    }
+}
