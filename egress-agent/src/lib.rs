@@ -2,6 +2,8 @@
 //! access log. A lower stage never imports a higher one.
 
 pub mod access_log;
+pub mod cli;
+pub mod commands;
 pub mod identity;
 pub mod netns;
 pub mod policy;

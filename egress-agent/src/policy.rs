@@ -1,8 +1,10 @@
 //! Which workload may reach which name: documents, compiled rules, verdicts.
 
+mod host_pattern;
 mod name;
 mod verdict;
 
+pub use host_pattern::{Breadth, HostPattern, PatternError};
 pub use name::{DomainName, Host, NameError};
 pub use verdict::{PolicyKind, RuleId, Verdict};
 

@@ -25,8 +25,8 @@ pub struct RuleId {
     pub policy: String,
     /// The list the rule stands in: `egress`, `deny` or `ceiling`.
     pub list: &'static str,
-    /// Position in that list, from 0.
-    pub index: usize,
+    /// Position in that list, from 0; `None` where the list as a whole decided (nothing in a ceiling matched).
+    pub index: Option<usize>,
 }
 
 /// The kinds of policy document.
@@ -36,6 +36,8 @@ pub enum PolicyKind {
     EgressPolicy,
     /// Cluster-wide.
     ClusterEgressPolicy,
+    /// No document: the patterns of `--allow`.
+    CommandLine,
 }
 
 impl Verdict {
@@ -53,10 +55,11 @@ impl Verdict {
 }
 
 impl PolicyKind {
-    /// The `kind:` of the document.
+    /// The `kind:` of the document; `CommandLine` where there is none.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::CommandLine => "CommandLine",
             Self::EgressPolicy => "EgressPolicy",
             Self::ClusterEgressPolicy => "ClusterEgressPolicy",
         }
@@ -64,13 +67,18 @@ impl PolicyKind {
 }
 
 impl fmt::Display for RuleId {
-    /// `EgressPolicy horizons/allow egress[0]`, `ClusterEgressPolicy base deny[2]`.
+    /// `EgressPolicy horizons/allow egress[0]`, `ClusterEgressPolicy base deny[2]`, `ClusterEgressPolicy base ceiling`,
+    /// `CommandLine --allow egress[1]`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind.as_str())?;
         f.write_str(" ")?;
         if !self.namespace.is_empty() {
             write!(f, "{}/", self.namespace)?;
         }
-        write!(f, "{} {}[{}]", self.policy, self.list, self.index)
+        write!(f, "{} {}", self.policy, self.list)?;
+        match self.index {
+            Some(index) => write!(f, "[{index}]"),
+            None => Ok(()),
+        }
     }
 }

@@ -1,0 +1,47 @@
+//! Values that several verbs take.
+
+use std::{collections::BTreeMap, str::FromStr};
+
+/// `k=v,...`, as `kubectl get --selector` takes it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Labels(pub BTreeMap<String, String>);
+
+impl FromStr for Labels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut labels = BTreeMap::new();
+        for pair in text.split(',').filter(|pair| !pair.is_empty()) {
+            let Some((key, value)) = pair.split_once('=') else {
+                return Err(format!(
+                    "`{pair}` is not KEY=VALUE; write labels as app=web,tier=front"
+                ));
+            };
+            if key.is_empty() {
+                return Err(format!("`{pair}` has no key before the `=`"));
+            }
+            if labels.insert(key.to_owned(), value.to_owned()).is_some() {
+                return Err(format!("the label `{key}` is given twice"));
+            }
+        }
+        Ok(Self(labels))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_pairs_and_never_guessed() {
+        let labels: Labels = "app=web,tier=".parse().unwrap();
+        assert_eq!(
+            labels.0,
+            BTreeMap::from([("app".into(), "web".into()), ("tier".into(), String::new())])
+        );
+        assert_eq!("".parse::<Labels>().unwrap(), Labels::default());
+        for bad in ["app", "=web", "a=1,a=2"] {
+            bad.parse::<Labels>().unwrap_err();
+        }
+    }
+}
