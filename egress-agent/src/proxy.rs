@@ -3,5 +3,8 @@
 pub mod connection;
 pub mod dial;
 pub mod limits;
+mod race;
+pub mod resolve;
+pub mod tunnel;
 
 pub use connection::{Connection, Services};

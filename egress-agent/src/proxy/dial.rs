@@ -1,16 +1,82 @@
 //! From an allowed host to a connected upstream socket.
+//!
+//! The policy has been asked before: a denied name never gets here, so it causes no lookup. What is dialled is an address
+//! that we resolved for the name ourselves (name pinning), so a forged server name or `Host` gains nothing.
 
-use std::net::SocketAddr;
+mod error;
+pub mod private;
+mod socket;
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use egress_common::outcome::Outcome;
-use tokio::net::TcpStream;
+use ipnet::IpNet;
+use tokio::{net::TcpStream, time};
 
-use super::connection::Route;
-use crate::{access_log::AddressRelation, policy::Host};
+pub use self::{error::DialError, socket::KeepAlive};
+use super::{
+    connection::Route,
+    race::staggered,
+    resolve::{ResolveError, ResolveSettings, Resolver},
+};
+use crate::{
+    access_log::AddressRelation,
+    netns::Netns,
+    policy::{DomainName, Host},
+};
 
-/// Looks names up with our own resolver and dials the answers.
-#[derive(Debug, Default)]
-pub struct Dialer {}
+/// RFC 8305, section 5: the recommended head start of one attempt over the next.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Which address of an allowed name is dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DialMode {
+    /// One that we resolved for the name: the workload's own if it is among them, else the first that answers.
+    #[default]
+    Pinned,
+    /// As `Pinned`, but if the workload's own address is not among them the connection is refused.
+    Strict,
+    /// The one that the workload dialled, whatever the name's addresses are. Weaker: a workload that sends an allowed name
+    /// to any address reaches that address. The name is still looked up, for the record, but nothing waits on the result's
+    /// being good.
+    Original,
+}
+
+/// What a name may resolve to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrivateAnswers {
+    /// Private addresses that are not declared internal are dropped from the answer (DNS rebinding).
+    Refused,
+    /// The policy names this name as one with private addresses.
+    Allowed,
+}
+
+/// How upstream sockets come about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DialSettings {
+    /// Which address is dialled.
+    pub mode: DialMode,
+    /// How names are looked up.
+    pub resolve: ResolveSettings,
+    /// How long a dial may take, lookup included.
+    pub timeout: Duration,
+    /// Networks whose addresses are proper answers for any name, though they are private.
+    pub internal: Vec<IpNet>,
+    /// Keepalive of the upstream sockets; `None` switches it off.
+    pub keepalive: Option<KeepAlive>,
+}
+
+/// Looks names up with our own resolver and dials the answers. One per agent, shared by all workers.
+#[derive(Debug)]
+pub struct Dialer {
+    settings: DialSettings,
+    resolver: Resolver,
+}
 
 /// A connected upstream socket.
 #[derive(Debug)]
@@ -23,35 +89,234 @@ pub struct Dialled {
     pub relation: AddressRelation,
 }
 
-/// Why there is no upstream socket.
-#[derive(Debug, thiserror::Error)]
-#[error("{outcome:?}")]
-pub struct DialError {
-    /// The outcome for the record.
-    pub outcome: Outcome,
-    /// The last address tried, if one was.
-    pub address: Option<SocketAddr>,
-    /// What was learned of the dialled address before it failed.
-    pub relation: Option<AddressRelation>,
+/// The addresses to be dialled, and what they say of the one that the workload dialled. Never empty.
+struct Candidates {
+    addresses: Vec<IpAddr>,
+    relation: AddressRelation,
+}
+
+impl Default for DialSettings {
+    fn default() -> Self {
+        Self {
+            mode: DialMode::default(),
+            resolve: ResolveSettings::default(),
+            timeout: Duration::from_secs(10),
+            internal: Vec::new(),
+            keepalive: Some(KeepAlive::default()),
+        }
+    }
 }
 
 impl Dialer {
-    /// Dials `host` on `port` for a workload that dialled `original`.
+    /// A dialer; nothing is asked or dialled yet.
+    #[must_use]
+    pub fn new(settings: DialSettings) -> Self {
+        let resolver = Resolver::new(settings.resolve.clone());
+        Self { settings, resolver }
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub const fn settings(&self) -> &DialSettings {
+        &self.settings
+    }
+
+    /// Dials `host` on `port` for a workload that dialled `original`. `private` is the policy's word on the name.
     ///
     /// # Errors
     /// See [`DialError`].
-    #[expect(clippy::unused_async, reason = "filled in with the resolver")]
     pub async fn dial(
         &self,
-        _host: &Host,
-        _port: u16,
-        _original: SocketAddr,
-        _route: &Route,
+        host: &Host,
+        port: u16,
+        original: SocketAddr,
+        route: &Route,
+        private: PrivateAnswers,
     ) -> Result<Dialled, DialError> {
-        Err(DialError {
-            outcome: Outcome::LookupFailed,
-            address: None,
-            relation: None,
-        })
+        let mut last = DialError::new(Outcome::LookupFailed);
+        let work = async {
+            let candidates = match host {
+                Host::Address(address) => literal(*address, original),
+                Host::Name(name) => self.candidates(name, original.ip().to_canonical(), private).await,
+            }?;
+            last = DialError {
+                outcome: Outcome::OriginTimeout,
+                address: candidates
+                    .addresses
+                    .first()
+                    .map(|address| SocketAddr::new(*address, port)),
+                relation: Some(candidates.relation),
+                source: None,
+            };
+            self.race(candidates, port, route).await
+        };
+        let result = time::timeout(self.settings.timeout, work).await;
+        result.unwrap_or(Err(last))
+    }
+
+    /// Dials the very address that the workload dialled, without any lookup: for workloads whose verdicts are only
+    /// recorded.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn dial_original(&self, original: SocketAddr, route: &Route) -> Result<Dialled, DialError> {
+        let candidates = Candidates {
+            addresses: vec![original.ip().to_canonical()],
+            relation: AddressRelation::Literal,
+        };
+        let timed_out = DialError {
+            outcome: Outcome::OriginTimeout,
+            address: Some(original),
+            relation: Some(AddressRelation::Literal),
+            source: None,
+        };
+        let result = time::timeout(
+            self.settings.timeout,
+            self.race(candidates, original.port(), route),
+        )
+        .await;
+        result.unwrap_or(Err(timed_out))
+    }
+
+    /// The address that a socket in `netns` would have as its source towards `destination`: what the workload's peers
+    /// would see. By a route lookup; nothing is sent. `None` if there is no route.
+    #[must_use]
+    pub fn source_for(netns: &Netns, destination: IpAddr) -> Option<IpAddr> {
+        socket::source_for(netns, destination).ok()
+    }
+
+    /// What may be dialled for `name`.
+    async fn candidates(
+        &self,
+        name: &DomainName,
+        original: IpAddr,
+        private: PrivateAnswers,
+    ) -> Result<Candidates, DialError> {
+        let answer = self.resolver.lookup(name, original).await;
+        if self.settings.mode == DialMode::Original {
+            let known = answer.is_ok_and(|answer| answer.addresses.contains(&original));
+            return Ok(Candidates {
+                addresses: vec![original],
+                relation: if known {
+                    AddressRelation::Match
+                } else {
+                    AddressRelation::Mismatch
+                },
+            });
+        }
+        let mut addresses = answer.map_err(unresolved)?.addresses;
+        for address in &mut addresses {
+            *address = address.to_canonical();
+        }
+        let relation = if addresses.contains(&original) {
+            AddressRelation::Match
+        } else {
+            AddressRelation::Mismatch
+        };
+        let refuse = |outcome| DialError {
+            relation: Some(relation),
+            ..DialError::new(outcome)
+        };
+        if private == PrivateAnswers::Refused {
+            addresses.retain(|address| !private::is_private(*address) || self.is_internal(*address));
+        }
+        if addresses.is_empty() {
+            return Err(refuse(Outcome::PrivateAnswer));
+        }
+        if addresses.contains(&original) {
+            addresses = vec![original];
+        } else if self.settings.mode == DialMode::Strict {
+            return Err(refuse(Outcome::AddressMismatch));
+        } else {
+            addresses = interleave(addresses, original);
+        }
+        Ok(Candidates { addresses, relation })
+    }
+
+    fn is_internal(&self, address: IpAddr) -> bool {
+        self.settings
+            .internal
+            .iter()
+            .any(|network| network.contains(&address))
+    }
+
+    /// RFC 8305: attempts in order, each with a head start; the first connection wins.
+    async fn race(&self, candidates: Candidates, port: u16, route: &Route) -> Result<Dialled, DialError> {
+        let relation = candidates.relation;
+        let attempts = staggered(candidates.addresses, ATTEMPT_DELAY, async |address| {
+            let address = SocketAddr::new(address, port);
+            let connected = socket::connect(address, route, self.settings.keepalive.as_ref()).await;
+            connected
+                .map(|stream| Dialled {
+                    stream,
+                    address,
+                    relation,
+                })
+                .map_err(|error| DialError::from_connect(error, address, relation))
+        });
+        attempts.await.map_err(most_telling)
     }
 }
+
+/// A literal address is dialled only if it is the one that the workload dialled anyway: the policy judged that one.
+fn literal(address: IpAddr, original: SocketAddr) -> Result<Candidates, DialError> {
+    let address = address.to_canonical();
+    if address == original.ip().to_canonical() {
+        return Ok(Candidates {
+            addresses: vec![address],
+            relation: AddressRelation::Literal,
+        });
+    }
+    Err(DialError {
+        relation: Some(AddressRelation::Mismatch),
+        ..DialError::new(Outcome::AddressMismatch)
+    })
+}
+
+/// The families in turn, as RFC 8305 section 4 has it. It begins with the family that the workload dialled rather than
+/// with IPv6: the workload has made that choice with its own knowledge of the network (its own race, an IPv4-only
+/// runtime), and a black hole of the other family would cost each connection the head start.
+fn interleave(addresses: Vec<IpAddr>, original: IpAddr) -> Vec<IpAddr> {
+    let (mut first, mut second): (VecDeque<_>, VecDeque<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv4() == original.is_ipv4());
+    if first.is_empty() {
+        std::mem::swap(&mut first, &mut second);
+    }
+    let mut order = Vec::with_capacity(first.len() + second.len());
+    while let Some(address) = first.pop_front() {
+        order.push(address);
+        if !second.is_empty() {
+            std::mem::swap(&mut first, &mut second);
+        }
+    }
+    order
+}
+
+/// Of several failed attempts the one that says most: an answer before silence, silence before no way to ask.
+fn most_telling(errors: Vec<DialError>) -> DialError {
+    let telling = [Outcome::OriginRefused, Outcome::OriginTimeout];
+    errors
+        .into_iter()
+        .min_by_key(|error| {
+            telling
+                .iter()
+                .position(|outcome| *outcome == error.outcome)
+                .unwrap_or(telling.len())
+        })
+        .unwrap_or_else(|| DialError::new(Outcome::NameNotFound))
+}
+
+fn unresolved(error: ResolveError) -> DialError {
+    let outcome = match error {
+        ResolveError::NameNotFound => Outcome::NameNotFound,
+        ResolveError::LookupFailed(_) | ResolveError::Timeout => Outcome::LookupFailed,
+    };
+    DialError {
+        source: Some(io::Error::other(error)),
+        ..DialError::new(outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests;
