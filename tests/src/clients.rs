@@ -1,0 +1,137 @@
+//! Real clients that know nothing of the agent, and where to find them.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use crate::{agent::beside_us, lab::World, raw_client::Script, require::tool};
+
+/// A command to be run as the workload.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// The program's path.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// Variables it needs.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Client {
+    /// A program of the system's.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            program: tool(name),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Arguments separated by spaces.
+    #[must_use]
+    pub fn words(mut self, words: &str) -> Self {
+        self.arguments
+            .extend(words.split_whitespace().map(OsString::from));
+        self
+    }
+
+    /// One argument.
+    #[must_use]
+    pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// A variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// curl that trusts the world's authority, prints nothing of its own but errors, and gives up after 30 s.
+#[must_use]
+pub fn curl(world: &World) -> Client {
+    Client::new("curl")
+        .words("--silent --show-error --max-time 30 --cacert")
+        .arg(world.path("ca.pem"))
+}
+
+/// A shell command line.
+#[must_use]
+pub fn shell(line: &str) -> Client {
+    Client::new("sh").arg("-c").arg(line)
+}
+
+/// A Python program. `world` is where the program's file goes: a long one is not for a command line.
+#[must_use]
+pub fn python(world: &World, name: &str, program: &str) -> Client {
+    let file = world.file(&format!("{name}.py"), program);
+    // Without site-packages and user settings: nothing but the interpreter.
+    Client::new("python3").arg("-I").arg(file)
+}
+
+/// The lab's own client, which does what `script` says, step by step.
+#[must_use]
+pub fn raw(world: &World, script: &Script) -> Client {
+    let text = serde_json::to_string(script).expect("a script is plain data");
+    let mut name = String::from("script");
+    // Several scripts in one world must not overwrite each other.
+    while world.path(&name).exists() {
+        name.push('+');
+    }
+    let file = world.file(&name, &text);
+    Client {
+        program: beside_us("lab-client"),
+        arguments: vec![file.into()],
+        environment: Vec::new(),
+    }
+}
+
+/// Compiles a C program that depends on no library at run time.
+///
+/// # Panics
+/// The compiler failed.
+pub async fn compile_static(world: &World, name: &str, source: &str) -> Client {
+    let file = world.file(&format!("{name}.c"), source);
+    let program = world.path(name);
+    let output = tokio::process::Command::new(tool("gcc"))
+        .args(["-static", "-O1", "-Wall", "-Werror", "-o"])
+        .arg(&program)
+        .arg(&file)
+        .output()
+        .await
+        .expect("gcc runs");
+    assert!(
+        output.status.success(),
+        "gcc: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Client {
+        program,
+        arguments: Vec::new(),
+        environment: Vec::new(),
+    }
+}
+
+/// Whether a file is an ELF program without an interpreter, so that nothing can be preloaded into it.
+///
+/// # Panics
+/// `readelf` failed.
+pub async fn is_static(program: &Path) -> bool {
+    let output = tokio::process::Command::new(tool("readelf"))
+        .arg("-lW")
+        .arg(program)
+        .output()
+        .await
+        .expect("readelf runs");
+    assert!(
+        output.status.success(),
+        "readelf: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    !String::from_utf8_lossy(&output.stdout).contains("INTERP")
+}

@@ -1,0 +1,66 @@
+//! What a test needs of the machine. A tool that is missing is a failure of the test that needs it: the set-up installs
+//! it. What a kernel may rightly lack makes the test *ignored*, and says so; `required.txt` names those tests that
+//! must have run nevertheless where CI runs.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// What a kernel or a machine may rightly lack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Multipath TCP (Linux 5.6, CONFIG_MPTCP) and not switched off.
+    Mptcp,
+    /// io_uring, not switched off by sysctl.
+    IoUring,
+    /// TCP Fast Open for clients.
+    FastOpen,
+    /// IPv6 in the kernel at all.
+    Ipv6,
+}
+
+impl Need {
+    /// What is missing, in words; `None` if the machine has it.
+    #[must_use]
+    pub fn missing(self) -> Option<&'static str> {
+        let (has, what) = match self {
+            Self::Mptcp => (sysctl("net/mptcp/enabled") == Some(1), "the kernel has no MPTCP"),
+            Self::IoUring => {
+                let off = sysctl("kernel/io_uring_disabled").is_none_or(|value| value == 2);
+                (!off, "the kernel has no io_uring, or it is switched off")
+            }
+            Self::FastOpen => {
+                let on = sysctl("net/ipv4/tcp_fastopen").is_some_and(|value| value & 1 == 1);
+                (on, "TCP Fast Open is switched off for clients")
+            }
+            Self::Ipv6 => (Path::new("/proc/sys/net/ipv6").exists(), "the kernel has no IPv6"),
+        };
+        (!has).then_some(what)
+    }
+}
+
+fn sysctl(name: &str) -> Option<i64> {
+    fs::read_to_string(Path::new("/proc/sys").join(name))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// Where the program `name` is.
+///
+/// # Panics
+/// It is nowhere: the message says how to get it.
+#[must_use]
+pub fn tool(name: &str) -> PathBuf {
+    // Version managers put slow shell scripts in front of the system's programs: look there last.
+    let path = std::env::var("PATH").unwrap_or_default();
+    ["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
+        .into_iter()
+        .map(PathBuf::from)
+        .chain(std::env::split_paths(&path))
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| panic!("{name} is not installed: run `cargo xtask setup`"))
+}

@@ -1,0 +1,43 @@
+//! What the agent promises, each promise under its own name. Run as root: `cargo test -p egress-tests`; those of one
+//! file: `cargo test -p egress-tests -- tls::`.
+//!
+//! A new test goes into its file's `promises!` list and into `required.txt`.
+
+#![expect(
+    clippy::expect_used,
+    reason = "a test that cannot go on fails by panic, for the place and the stack"
+)]
+
+mod lab;
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use egress_tests::{harness, harness::Promise, promises};
+
+promises![required_txt_names_every_promise];
+
+fn main() {
+    harness::run(all());
+}
+
+fn all() -> Vec<Promise> {
+    [promises(), lab::promises()].concat()
+}
+
+/// CI fails if a test that `required.txt` names did not run; so every test must be named there.
+async fn required_txt_names_every_promise() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("required.txt");
+    let text = fs::read_to_string(path).expect("tests/required.txt");
+    let required: BTreeSet<&str> = text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect();
+    let promises = all();
+    let existing: BTreeSet<&str> = promises.iter().map(Promise::short_name).collect();
+    let missing: Vec<_> = existing.difference(&required).collect();
+    let gone: Vec<_> = required.difference(&existing).collect();
+    assert!(
+        missing.is_empty() && gone.is_empty(),
+        "add {missing:#?}, remove {gone:#?}"
+    );
+}
