@@ -1,7 +1,5 @@
 //! Compiles the kernel programs, or takes those that `EGRESS_EBPF_OBJECT` names, to `OUT_DIR/egress-ebpf`.
 
-#![expect(clippy::print_stdout, reason = "this is how a build script talks to cargo")]
-
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -32,17 +30,28 @@ fn compile() -> Result<PathBuf, Box<dyn Error>> {
     }
     let tools = Tools::find(&Places::usual(&root, variable("RUSTC")?)).map_err(|missing| {
         let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
-        println!("cargo::warning=the kernel programs want {}: run `cargo xtask setup`", missing.join(" and "));
+        println!(
+            "cargo::warning=the kernel programs want {}: run `cargo xtask setup`",
+            missing.join(" and ")
+        );
         "run `cargo xtask setup`"
     })?;
     println!("{tools}");
     // OUT_DIR is TARGET/PROFILE/build/PACKAGE/out: one inner target directory serves every profile.
-    let target_dir = variable("OUT_DIR")?.ancestors().nth(4).ok_or("OUT_DIR is not where cargo puts it")?.join("bpf");
+    let target_dir = variable("OUT_DIR")?
+        .ancestors()
+        .nth(4)
+        .ok_or("OUT_DIR is not where cargo puts it")?
+        .join("bpf");
     let request = Request {
         root,
         cargo: variable("CARGO")?,
         target_dir,
-        endian: if env::var("CARGO_CFG_TARGET_ENDIAN")? == "big" { Endian::Big } else { Endian::Little },
+        endian: if env::var("CARGO_CFG_TARGET_ENDIAN")? == "big" {
+            Endian::Big
+        } else {
+            Endian::Little
+        },
         host_arch: env::var("CARGO_CFG_TARGET_ARCH")?,
         verb: "build",
         args: Vec::new(),
@@ -51,5 +60,7 @@ fn compile() -> Result<PathBuf, Box<dyn Error>> {
 }
 
 fn variable(name: &str) -> Result<PathBuf, Box<dyn Error>> {
-    env::var_os(name).map(PathBuf::from).ok_or_else(|| format!("{name} is not set: this is run by cargo").into())
+    env::var_os(name)
+        .map(PathBuf::from)
+        .ok_or_else(|| format!("{name} is not set: this is run by cargo").into())
 }

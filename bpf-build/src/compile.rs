@@ -56,8 +56,22 @@ pub fn compile(request: &Request, tools: &Tools) -> io::Result<PathBuf> {
     }
     let status = cargo
         .current_dir(&request.root)
-        .args([request.verb, "--package", "egress-ebpf", "--bin", "egress-ebpf", "--locked"])
-        .args(["--profile", PROFILE, "-Z", "build-std=core", "--target", request.endian.target()])
+        .args([
+            request.verb,
+            "--package",
+            "egress-ebpf",
+            "--bin",
+            "egress-ebpf",
+            "--locked",
+        ])
+        .args([
+            "--profile",
+            PROFILE,
+            "-Z",
+            "build-std=core",
+            "--target",
+            request.endian.target(),
+        ])
         .arg("--target-dir")
         .arg(&request.target_dir)
         .args(&request.args)
@@ -70,7 +84,11 @@ pub fn compile(request: &Request, tools: &Tools) -> io::Result<PathBuf> {
         .stdout(Stdio::null())
         .status()?;
     if status.success() {
-        Ok(request.target_dir.join(request.endian.target()).join(PROFILE).join("egress-ebpf"))
+        Ok(request
+            .target_dir
+            .join(request.endian.target())
+            .join(PROFILE)
+            .join("egress-ebpf"))
     } else {
         Err(io::Error::other("the kernel programs do not compile (see above)"))
     }
@@ -79,13 +97,33 @@ pub fn compile(request: &Request, tools: &Tools) -> io::Result<PathBuf> {
 /// The workspace's profile for the kernel programs.
 const PROFILE: &str = "bpf";
 
-/// What the outer cargo, rustup and clippy tell the programs they run, and what a person sets for ordinary builds: any of it would
-/// make the inner cargo compile for the wrong target, with the wrong compiler, or for another package.
+/// What the outer cargo, rustup and clippy tell the programs they run, and what a person sets for ordinary
+/// builds: any of it would make the inner cargo compile for the wrong target, with the wrong compiler, or for
+/// another package.
 fn belongs_to_outer_build(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
-    // How to reach the registry, and the job slots that are shared with the outer cargo, are as good for the inner one.
-    const KEPT: [&str; 5] = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_MAKEFLAGS"];
-    const OTHERS: [&str; 6] = ["RUSTFLAGS", "RUSTUP_TOOLCHAIN", "LD_LIBRARY_PATH", "CLIPPY_ARGS", "CLIPPY_CONF_DIR", "TARGET"];
+    // How to reach the registry, and the job slots that are shared with the outer cargo, are as good for the
+    // inner one.
+    const KEPT: [&str; 5] = [
+        "CARGO_HOME",
+        "CARGO_HTTP_",
+        "CARGO_NET_",
+        "CARGO_REGISTR",
+        "CARGO_MAKEFLAGS",
+    ];
+    const OTHERS: [&str; 11] = [
+        "CLIPPY_ARGS",
+        "CLIPPY_CONF_DIR",
+        "DEBUG",
+        "HOST",
+        "LD_LIBRARY_PATH",
+        "OPT_LEVEL",
+        "OUT_DIR",
+        "PROFILE",
+        "RUSTFLAGS",
+        "RUSTUP_TOOLCHAIN",
+        "TARGET",
+    ];
     (name.starts_with("CARGO") && !KEPT.iter().any(|kept| name.starts_with(kept)))
         || name.starts_with("RUSTC")
         || name.starts_with("RUSTDOC")

@@ -1,9 +1,9 @@
 //! How the kernel programs become an object file.
 //!
-//! No released toolchain ships `core` for the BPF targets, so it is compiled beside the programs (`-Z build-std=core`). That takes
-//! a rustc that has its own library source at hand, and [`bpf-linker`](https://docs.rs/crate/bpf-linker), which reads the
-//! LLVM bitcode that this rustc writes. Neither belongs to a plain installation: [`Tools::find`] looks in the places where they
-//! usually are and says what is missing; `cargo xtask setup` installs it.
+//! No released toolchain ships `core` for the BPF targets, so it is compiled beside the programs (`-Z
+//! build-std=core`). That takes a rustc that has its own library source at hand, and `bpf-linker`, which
+//! reads the LLVM bitcode that this rustc writes. Neither belongs to a plain installation: [`Tools::find`]
+//! looks in the places where they usually are and says what is missing; `cargo xtask setup` installs it.
 //!
 //! The crate has no dependency, so that the agent's build script does not wait for one.
 
@@ -56,10 +56,19 @@ impl Places {
     /// The usual places, for a workspace at `root`.
     pub fn usual(root: &Path, rustc: PathBuf) -> Self {
         let home = std::env::var_os("HOME").map(PathBuf::from);
-        let rustup =
-            std::env::var_os("RUSTUP_HOME").map(PathBuf::from).or_else(|| home.as_ref().map(|h| h.join(".rustup")));
-        let path = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
-        Self { rustc, tools: root.join("target/tools/bin"), home, path, rustup }
+        let rustup = std::env::var_os("RUSTUP_HOME")
+            .map(PathBuf::from)
+            .or_else(|| home.as_ref().map(|h| h.join(".rustup")));
+        let path = std::env::var_os("PATH")
+            .map(|path| std::env::split_paths(&path).collect())
+            .unwrap_or_default();
+        Self {
+            rustc,
+            tools: root.join("target/tools/bin"),
+            home,
+            path,
+            rustup,
+        }
     }
 }
 
@@ -71,14 +80,24 @@ impl Tools {
     /// The list of what is missing, never empty.
     pub fn find(places: &Places) -> Result<Self, Vec<Missing>> {
         let candidates = Rustc::candidates(places);
-        let rustc = candidates.iter().find(|rustc| rustc.serves()).cloned().ok_or(Missing::RustSource);
+        let rustc = candidates
+            .iter()
+            .find(|rustc| rustc.serves())
+            .cloned()
+            .ok_or(Missing::RustSource);
         let binary = Linker::find_binary(places).ok_or(Missing::Linker);
         match (rustc, binary) {
             (Ok(rustc), Ok(binary)) => {
-                // Its own LLVM reads its own bitcode for certain; one of the same major version, from another toolchain, will do.
-                let llvm = std::iter::once(&rustc).chain(&candidates).find_map(Rustc::llvm_library);
+                // Its own LLVM reads its own bitcode for certain; one of the same major version, from another
+                // toolchain, will do.
+                let llvm = std::iter::once(&rustc)
+                    .chain(&candidates)
+                    .find_map(Rustc::llvm_library);
                 let llvm = llvm.ok_or_else(|| vec![Missing::Llvm])?;
-                Ok(Self { rustc, linker: Linker { binary, llvm } })
+                Ok(Self {
+                    rustc,
+                    linker: Linker { binary, llvm },
+                })
             }
             (rustc, binary) => Err(rustc.err().into_iter().chain(binary.err()).collect()),
         }
@@ -87,7 +106,12 @@ impl Tools {
 
 impl std::fmt::Display for Tools {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}, bpf-linker {LINKER_VERSION} at {}", self.rustc, self.linker.binary.display())
+        write!(
+            f,
+            "{}, bpf-linker {LINKER_VERSION} at {}",
+            self.rustc,
+            self.linker.binary.display()
+        )
     }
 }
 

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use crate::Places;
 
-/// The version that is built against the LLVM of the compilers we accept and needs no LLVM of its own; later ones want one
-/// installed by the system.
+/// The version that is built against the LLVM of the compilers we accept and needs no LLVM of its own; later
+/// ones want one installed by the system.
 pub const LINKER_VERSION: &str = "0.10.1";
 
 /// The linker of the kernel programs.
@@ -34,8 +34,9 @@ impl Linker {
 
     /// Writes into `directory` an executable that runs the linker with its LLVM, and returns its path.
     ///
-    /// Left alone, the linker opens the first `libLLVM*` in `LD_LIBRARY_PATH` and beside `PATH`, and any version of it: cargo sets
-    /// the former for its own ends, and a Debian machine may have three of them in one directory.
+    /// Left alone, the linker opens the first `libLLVM*` in `LD_LIBRARY_PATH` and beside `PATH`, and any
+    /// version of it: cargo sets the former for its own ends, and a Debian machine may have three of them in
+    /// one directory.
     ///
     /// # Errors
     ///
@@ -48,7 +49,11 @@ impl Linker {
             replace(&link, |new| symlink(&self.llvm, new))?;
         }
         let wrapper = directory.join("bpf-linker");
-        let script = format!("#!/bin/sh\nLD_LIBRARY_PATH={} exec {} \"$@\"\n", quote(&llvm), quote(&self.binary));
+        let script = format!(
+            "#!/bin/sh\nLD_LIBRARY_PATH={} exec {} \"$@\"\n",
+            quote(&llvm),
+            quote(&self.binary)
+        );
         if fs::read_to_string(&wrapper).ok().as_deref() != Some(&script) {
             replace(&wrapper, |new| {
                 fs::write(new, &script)?;
@@ -60,7 +65,9 @@ impl Linker {
 }
 
 fn has_version(binary: &Path) -> bool {
-    let Ok(output) = Command::new(binary).arg("--version").output() else { return false };
+    let Ok(output) = Command::new(binary).arg("--version").output() else {
+        return false;
+    };
     String::from_utf8_lossy(&output.stdout).split_whitespace().last() == Some(LINKER_VERSION)
 }
 

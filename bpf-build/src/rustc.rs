@@ -9,8 +9,8 @@ use crate::Places;
 /// The oldest rustc that compiles the workspace, (major, minor): its `rust-version`.
 pub const OLDEST_RUSTC: (u32, u32) = (1, 95);
 
-/// The LLVM whose functions bpf-linker [`LINKER_VERSION`](crate::LINKER_VERSION) was written for. A rustc with a newer one writes
-/// bitcode that this one may not read.
+/// The LLVM whose functions bpf-linker [`LINKER_VERSION`](crate::LINKER_VERSION) was written for. A rustc
+/// with a newer one writes bitcode that this one may not read.
 pub const LLVM_MAJOR: u32 = 22;
 
 /// An installed compiler.
@@ -33,8 +33,14 @@ impl Rustc {
     pub fn ask(binary: &Path) -> Option<Self> {
         let sysroot = PathBuf::from(output(Command::new(binary).args(["--print", "sysroot"]))?.trim());
         let about = output(Command::new(binary).arg("-vV"))?;
-        let field = |name: &str| about.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        // rustup's rustc is a proxy that obeys variables and files of the directory it is run in: take what it stands for.
+        let field = |name: &str| {
+            about
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .map(str::trim)
+        };
+        // rustup's rustc is a proxy that obeys variables and files of the directory it is run in: take what
+        // it stands for.
         let own = sysroot.join("bin/rustc");
         Some(Self {
             binary: if own.is_file() { own } else { binary.to_owned() },
@@ -48,14 +54,24 @@ impl Rustc {
     /// Every compiler found: the one in use first, then rustup's others, then the distribution's.
     pub(crate) fn candidates(places: &Places) -> Vec<Self> {
         let mut binaries = vec![places.rustc.clone()];
-        if let Some(toolchains) = places.rustup.as_ref().and_then(|home| fs::read_dir(home.join("toolchains")).ok()) {
-            let mut found: Vec<_> = toolchains.flatten().map(|entry| entry.path().join("bin/rustc")).collect();
+        if let Some(toolchains) = places
+            .rustup
+            .as_ref()
+            .and_then(|home| fs::read_dir(home.join("toolchains")).ok())
+        {
+            let mut found: Vec<_> = toolchains
+                .flatten()
+                .map(|entry| entry.path().join("bin/rustc"))
+                .collect();
             found.sort();
             binaries.extend(found);
         }
         binaries.push(PathBuf::from("/usr/bin/rustc"));
         let mut candidates: Vec<Self> = Vec::new();
-        for rustc in binaries.iter().filter(|binary| binary.components().count() == 1 || binary.is_file()) {
+        for rustc in binaries
+            .iter()
+            .filter(|binary| binary.components().count() == 1 || binary.is_file())
+        {
             if let Some(rustc) = Self::ask(rustc)
                 && !candidates.contains(&rustc)
             {
@@ -67,7 +83,9 @@ impl Rustc {
 
     /// Whether it can compile the kernel programs.
     pub fn serves(&self) -> bool {
-        self.has_source && self.llvm_major == LLVM_MAJOR && self.version().is_some_and(|version| version >= OLDEST_RUSTC)
+        self.has_source
+            && self.llvm_major == LLVM_MAJOR
+            && self.version().is_some_and(|version| version >= OLDEST_RUSTC)
     }
 
     /// The LLVM library that it loads itself, if it is one that bpf-linker can use.
@@ -75,11 +93,20 @@ impl Rustc {
         if self.llvm_major != LLVM_MAJOR {
             return None;
         }
-        // rustup's toolchains bring theirs in lib/; Debian's is shared, in lib/TRIPLET/, beside those of other versions.
+        // rustup's toolchains bring theirs in lib/; Debian's is shared, in lib/TRIPLET/, beside those of
+        // other versions.
         let lib = self.sysroot.join("lib");
-        let below = fs::read_dir(&lib).ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+        let below = fs::read_dir(&lib)
+            .ok()?
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir());
         std::iter::once(lib).chain(below).find_map(|directory| {
-            let mut files: Vec<_> = fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path()).collect();
+            let mut files: Vec<_> = fs::read_dir(directory)
+                .ok()?
+                .flatten()
+                .map(|entry| entry.path())
+                .collect();
             files.sort();
             files.into_iter().find(|file| is_llvm_library(file))
         })
@@ -98,23 +125,36 @@ impl std::fmt::Display for Rustc {
 }
 
 fn has_source(sysroot: &Path) -> bool {
-    sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml").is_file()
+    sysroot
+        .join("lib/rustlib/src/rust/library/core/Cargo.toml")
+        .is_file()
 }
 
-/// Named for the right version, and a library indeed: rustup puts a linker script of nearly the same name beside it.
+/// Named for the right version, and a library indeed: rustup puts a linker script of nearly the same name
+/// beside it.
 fn is_llvm_library(file: &Path) -> bool {
-    let Some(name) = file.file_name().and_then(|name| name.to_str()) else { return false };
-    let named = [format!("libLLVM.so.{LLVM_MAJOR}."), format!("libLLVM-{LLVM_MAJOR}")];
+    let Some(name) = file.file_name().and_then(|name| name.to_str()) else {
+        return false;
+    };
+    let named = [
+        format!("libLLVM.so.{LLVM_MAJOR}."),
+        format!("libLLVM-{LLVM_MAJOR}"),
+    ];
     named.iter().any(|prefix| name.starts_with(prefix.as_str())) && starts_as_elf(file)
 }
 
 fn starts_as_elf(file: &Path) -> bool {
     let mut magic = [0; 4];
-    fs::File::open(file).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut magic)).is_ok()
+    fs::File::open(file)
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut magic))
+        .is_ok()
         && magic == *b"\x7fELF"
 }
 
 fn output(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -1,0 +1,197 @@
+//! Which module of the agent may use which: data flows one way, and so do the `use` lines.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace;
+
+/// Every module at the top of the agent, in the order in which data flows, with those that it may use. A
+/// module may use only ones that stand above it, and of those only the ones that are named: a new edge is a
+/// decision, made here.
+const MODULES: [(&str, &[&str]); 9] = [
+    ("socket", &[]),
+    ("netns", &["socket"]),
+    ("kernel", &["socket", "netns"]),
+    ("identity", &["kernel"]),
+    ("policy", &["identity"]),
+    ("access_log", &["identity", "policy"]),
+    (
+        "proxy",
+        &["socket", "netns", "kernel", "identity", "policy", "access_log"],
+    ),
+    (
+        "commands",
+        &[
+            "socket",
+            "netns",
+            "kernel",
+            "identity",
+            "policy",
+            "access_log",
+            "proxy",
+        ],
+    ),
+    ("cli", &["commands"]),
+];
+
+pub(super) fn check() -> Result<()> {
+    let source = workspace::root().join("egress-agent/src");
+    let mut files = Vec::new();
+    rust_files(&source, &mut files)?;
+    let mut wrong = MODULES
+        .iter()
+        .enumerate()
+        .flat_map(|(at, (_, uses))| upward(at, uses))
+        .collect::<Vec<_>>();
+    for file in files {
+        let inside = file.strip_prefix(&source).unwrap_or(&file);
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        wrong.extend(complaints(inside, &text));
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    bail!("\n  {}", wrong.join("\n  "))
+}
+
+fn upward(at: usize, uses: &[&str]) -> Vec<String> {
+    let above = |name: &&&str| MODULES.iter().take(at).any(|(other, _)| *other == **name);
+    uses.iter()
+        .filter(|name| !above(name))
+        .map(|name| format!("the table lets a module use {name}, which is not above it"))
+        .collect()
+}
+
+/// What is wrong with one file; `inside` is its path below `src`.
+fn complaints(inside: &Path, text: &str) -> Vec<String> {
+    let Some(module) = inside
+        .iter()
+        .next()
+        .and_then(|first| Path::new(first).file_stem()?.to_str())
+    else {
+        return Vec::new();
+    };
+    // They put the stages together: whatever they use is above them.
+    if inside.iter().count() == 1 && matches!(module, "lib" | "main") {
+        return Vec::new();
+    }
+    let Some((_, allowed)) = MODULES.iter().find(|(name, _)| *name == module) else {
+        return vec![format!(
+            "{}: the module `{module}` has no place in the order (xtask/src/lint/layers.rs)",
+            inside.display()
+        )];
+    };
+    let may = |used: &str| {
+        used == module || allowed.contains(&used) || !MODULES.iter().any(|(name, _)| *name == used)
+    };
+    let depth = inside.with_extension("").iter().count();
+    let mut used = after(text, "crate::");
+    // From inside `mod tests`, one more leads to the same place.
+    for ups in [depth, depth + 1] {
+        used.extend(after(text, &"super::".repeat(ups)));
+    }
+    used.iter()
+        .filter(|name| !may(name))
+        .map(|name| format!("{}: `{module}` must not use `{name}`", inside.display()))
+        .collect()
+}
+
+/// The first names of all paths that follow `prefix` in code.
+fn after(text: &str, prefix: &str) -> BTreeSet<String> {
+    let code: String = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or(line))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let mut names = BTreeSet::new();
+    for (at, _) in code.match_indices(prefix) {
+        let rest = code.get(at + prefix.len()..).unwrap_or_default();
+        match rest.strip_prefix('{') {
+            Some(group) => names.extend(first_names(group)),
+            None => names.extend(identifier(rest)),
+        }
+    }
+    names
+}
+
+/// The first name of each path of `a::{b, c}, d}`: those at the group's own level.
+fn first_names(group: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut level = 0_usize;
+    let mut at_start = true;
+    for (at, character) in group.char_indices() {
+        match character {
+            '{' => level += 1,
+            '}' if level == 0 => break,
+            '}' => level -= 1,
+            ',' if level == 0 => at_start = true,
+            _ if at_start && !character.is_whitespace() => {
+                names.extend(group.get(at..).and_then(identifier));
+                at_start = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+fn identifier(text: &str) -> Option<String> {
+    let name: String = text
+        .chars()
+        .take_while(|c| c.is_alphanumeric() || *c == '_')
+        .collect();
+    (!name.is_empty()).then_some(name)
+}
+
+fn rust_files(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            rust_files(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lower_stage_that_uses_a_higher_one_is_refused_however_it_is_written() {
+        for line in [
+            "use crate::proxy::Connection;",
+            "use crate::{identity::{Workload, pods}, proxy};",
+            "fn f() -> crate::proxy::Connection {",
+            "use super::super::proxy;",
+            "mod tests { use super::super::super::proxy::x; }",
+        ] {
+            let found = complaints(Path::new("policy/compile.rs"), line);
+            assert_eq!(
+                found,
+                ["policy/compile.rs: `policy` must not use `proxy`"],
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_flows_down_is_allowed_and_comments_are_not_code() {
+        let text = "use crate::{\n    identity::{Workload, x::proxy},\n    policy::Host,\n};\n// crate::proxy\nuse super::proxy;\n";
+        assert!(complaints(Path::new("policy/compile.rs"), text).is_empty());
+    }
+
+    #[test]
+    fn a_module_without_a_place_is_refused() {
+        assert_eq!(complaints(Path::new("helpers/x.rs"), "").len(), 1);
+    }
+}

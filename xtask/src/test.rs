@@ -1,0 +1,65 @@
+//! `cargo xtask test`: every test there is, and one line at the end that sums them up.
+
+mod required;
+mod runner;
+mod tally;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use self::{required::Required, tally::Tally};
+use crate::{
+    build,
+    setup::{self, Purpose},
+    workspace,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Only tests whose names contain one of these
+    filters: Vec<String>,
+}
+
+/// Packages whose tests want nothing of the machine.
+const UNIT: [&str; 4] = ["bpf-build", "egress-common", "egress-agent", "xtask"];
+
+pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
+    workspace::demand_root("test")?;
+    setup::ensure(&[Purpose::Build, Purpose::Demo, Purpose::Test])?;
+
+    let mut complaints = Vec::new();
+    println!("== unit tests");
+    let (units, failure) = runner::units(&UNIT, &arguments.filters)?;
+    complaints.extend(failure);
+
+    println!("== tests on the real kernel");
+    let agent = build::agent(false)?;
+    let (kernel, failure) = runner::kernel(&agent, &arguments.filters)?;
+    complaints.extend(failure);
+
+    if arguments.filters.is_empty() {
+        complaints.extend(Required::read()?.complaints(&kernel, std::env::var_os("CI").is_some()));
+    } else {
+        println!("(filtered: tests/required.txt is not checked)");
+    }
+    Ok(close(&units.with(kernel), &complaints))
+}
+
+/// The last line, which CI reads, and the exit status that agrees with it.
+fn close(tally: &Tally, complaints: &[String]) -> ExitCode {
+    println!();
+    for (name, why) in tally.not_passed() {
+        println!("{why}: {name}");
+    }
+    for complaint in complaints {
+        println!("error: {complaint}");
+    }
+    println!("{tally}");
+    if complaints.is_empty() && tally.is_success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,81 @@
+//! `tests/required.txt`: which tests on the real kernel must have run, so that a skip never reads as a pass.
+
+use std::{collections::BTreeSet, fs};
+
+use anyhow::{Context, Result};
+
+use super::tally::{Ending, Tally};
+use crate::workspace;
+
+/// The list: one name a line. A test of the kernel's tests sees to it that every one of them is in it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Required {
+    names: BTreeSet<String>,
+}
+
+impl Required {
+    pub(super) fn read() -> Result<Self> {
+        let path = workspace::root().join("tests/required.txt");
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Self::parse(&text))
+    }
+
+    /// What is wrong with a run of all tests. A person's kernel may rightly lack what a test needs, and the skip is
+    /// reported; CI's has everything, so there (`strict`) a skip is a failure.
+    pub(super) fn complaints(&self, ran: &Tally, strict: bool) -> Vec<String> {
+        let not_run = self.names.iter().filter_map(|name| match ran.ending(name) {
+            Some(Ending::Passed | Ending::Failed) => None,
+            Some(Ending::Skipped) => strict.then(|| format!("required, but skipped: {name}")),
+            None => Some(format!("required, but did not run: {name}")),
+        });
+        let unknown = ran.names().filter(|name| !self.names.contains(*name));
+        not_run
+            .chain(unknown.map(|name| format!("not in tests/required.txt: {name}")))
+            .collect()
+    }
+
+    fn parse(text: &str) -> Self {
+        let lines = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        Self {
+            names: lines.map(str::to_owned).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ran(printed: &str) -> Tally {
+        let mut tally = Tally::default();
+        printed.lines().for_each(|line| tally.read_libtest(line));
+        tally
+    }
+
+    #[test]
+    fn a_required_test_that_was_skipped_or_is_gone_is_a_complaint() {
+        let list = Required::parse("# words\n\ntls::a\ntls::b\n");
+        let ran = ran("test tls::a ... ignored\n");
+        assert_eq!(
+            list.complaints(&ran, true),
+            [
+                "required, but skipped: tls::a",
+                "required, but did not run: tls::b"
+            ]
+        );
+        assert_eq!(
+            list.complaints(&ran, false),
+            ["required, but did not run: tls::b"]
+        );
+    }
+
+    #[test]
+    fn a_test_that_the_list_does_not_name_is_a_complaint() {
+        let complaints =
+            Required::parse("tls::a\n").complaints(&ran("test tls::a ... ok\ntest tls::b ... ok\n"), false);
+        assert_eq!(complaints, ["not in tests/required.txt: tls::b"]);
+    }
+}
