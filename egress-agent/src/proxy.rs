@@ -1,10 +1,13 @@
 //! The data path: accept, read the name, judge, dial, tunnel, record.
 
+pub mod client_hello;
 pub mod connection;
+pub mod detect;
 pub mod dial;
 pub mod limits;
 mod race;
 pub mod resolve;
 pub mod tunnel;
+pub mod refuse;
 
 pub use connection::{Connection, Services};
