@@ -6,8 +6,8 @@ pub mod detect;
 pub mod dial;
 pub mod limits;
 mod race;
+pub mod refuse;
 pub mod resolve;
 pub mod tunnel;
-pub mod refuse;
 
 pub use connection::{Connection, Services};

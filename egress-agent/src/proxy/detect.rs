@@ -82,7 +82,11 @@ fn detect_request_line(received: &[u8]) -> Detected {
     if line.starts_with(b"SSH-") {
         return Detected::Unknown;
     }
-    let method = line.iter().take(LONGEST_METHOD + 1).take_while(|byte| is_token(**byte)).count();
+    let method = line
+        .iter()
+        .take(LONGEST_METHOD + 1)
+        .take_while(|byte| is_token(**byte))
+        .count();
     match line.get(method) {
         _ if method > LONGEST_METHOD => Detected::Unknown,
         None => Detected::Incomplete,
@@ -97,7 +101,20 @@ const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
         )
 }
 

@@ -31,7 +31,9 @@ pub(super) fn parse(body: &[u8], wire_length: usize) -> Result<ClientHello, Hell
             return Err(HelloRefusal::TrailingBytes);
         }
         while !extensions.is_empty() {
-            let kind = extensions.number().ok_or(HelloRefusal::Length("extension type"))?;
+            let kind = extensions
+                .number()
+                .ok_or(HelloRefusal::Length("extension type"))?;
             let data = extensions.vector().ok_or(HelloRefusal::Length("extension"))?;
             read.take(kind, data)?;
         }
@@ -131,7 +133,10 @@ fn canonical(name: &[u8]) -> Result<DomainName, HelloRefusal> {
     let Some(text) = str::from_utf8(name).ok().filter(|text| text.is_ascii()) else {
         return Err(HelloRefusal::NotAscii);
     };
-    let unbracketed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let unbracketed = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+        .unwrap_or(text);
     if unbracketed.parse::<IpAddr>().is_ok() {
         return Err(HelloRefusal::Address);
     }

@@ -32,10 +32,44 @@ fn nothing_is_incomplete() {
 fn every_registered_method_is_http1() {
     // https://www.iana.org/assignments/http-methods
     for method in [
-        "ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "CONNECT", "COPY", "DELETE", "GET", "HEAD", "LABEL",
-        "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MKREDIRECTREF", "MKWORKSPACE", "MOVE",
-        "OPTIONS", "ORDERPATCH", "PATCH", "POST", "PROPFIND", "PROPPATCH", "PUT", "REBIND", "REPORT", "SEARCH",
-        "TRACE", "UNBIND", "UNCHECKOUT", "UNLINK", "UNLOCK", "UPDATE", "UPDATEREDIRECTREF", "VERSION-CONTROL",
+        "ACL",
+        "BASELINE-CONTROL",
+        "BIND",
+        "CHECKIN",
+        "CHECKOUT",
+        "CONNECT",
+        "COPY",
+        "DELETE",
+        "GET",
+        "HEAD",
+        "LABEL",
+        "LINK",
+        "LOCK",
+        "MERGE",
+        "MKACTIVITY",
+        "MKCALENDAR",
+        "MKCOL",
+        "MKREDIRECTREF",
+        "MKWORKSPACE",
+        "MOVE",
+        "OPTIONS",
+        "ORDERPATCH",
+        "PATCH",
+        "POST",
+        "PROPFIND",
+        "PROPPATCH",
+        "PUT",
+        "REBIND",
+        "REPORT",
+        "SEARCH",
+        "TRACE",
+        "UNBIND",
+        "UNCHECKOUT",
+        "UNLINK",
+        "UNLOCK",
+        "UPDATE",
+        "UPDATEREDIRECTREF",
+        "VERSION-CONTROL",
     ] {
         let line = format!("{method} / HTTP/1.1\r\n");
         assert_eq!(settled(line.as_bytes()), Detected::Http1, "{method}");
@@ -45,7 +79,15 @@ fn every_registered_method_is_http1() {
 
 #[test]
 fn unknown_and_lower_case_methods_are_http1() {
-    for line in ["get / HTTP/1.1", "FOO2 /", "x *", "M-SEARCH * HTTP/1.1", "PRI /", "PRI", "P /", "!#$ /"] {
+    for line in [
+        "get / HTTP/1.1",
+        "FOO2 /",
+        "x *",
+        "M-SEARCH * HTTP/1.1",
+        "PRI /",
+        "P /",
+        "!#$ /",
+    ] {
         let line = format!("{line} ");
         assert_eq!(settled(line.as_bytes()), Detected::Http1, "{line}");
     }
@@ -53,7 +95,10 @@ fn unknown_and_lower_case_methods_are_http1() {
 
 #[test]
 fn a_method_has_at_most_32_letters() {
-    assert_eq!(settled(format!("{} ", "A".repeat(32)).as_bytes()), Detected::Http1);
+    assert_eq!(
+        settled(format!("{} ", "A".repeat(32)).as_bytes()),
+        Detected::Http1
+    );
     let longer = "A".repeat(33);
     assert_eq!(settled(longer.as_bytes()), Detected::Unknown);
     assert_eq!(settled_after(longer.as_bytes()), 33);
@@ -70,7 +115,11 @@ fn the_whole_preface_is_http2_and_a_part_of_it_nothing_yet() {
 
 #[test]
 fn a_preface_that_goes_wrong_is_left_to_the_http1_reader() {
-    for line in ["PRI * HTTP/1.1\r\n", "PRI * HTTP/2.0\r\nHost: a\r\n", "\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+    for line in [
+        "PRI * HTTP/1.1\r\n",
+        "PRI * HTTP/2.0\r\nHost: a\r\n",
+        "\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
         assert_eq!(settled(line.as_bytes()), Detected::Http1, "{line:?}");
     }
 }
