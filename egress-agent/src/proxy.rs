@@ -4,6 +4,7 @@ pub mod client_hello;
 pub mod connection;
 pub mod detect;
 pub mod dial;
+pub mod leg;
 pub mod limits;
 mod race;
 pub mod refuse;

@@ -18,9 +18,10 @@ use egress_common::outcome::Outcome;
 use ipnet::IpNet;
 use tokio::{net::TcpStream, time};
 
-pub use self::{error::DialError, socket::KeepAlive};
+pub use self::error::DialError;
 use super::{
     connection::Route,
+    leg::LegSettings,
     race::staggered,
     resolve::{ResolveError, ResolveSettings, Resolver},
 };
@@ -67,8 +68,8 @@ pub struct DialSettings {
     pub timeout: Duration,
     /// Networks whose addresses are proper answers for any name, though they are private.
     pub internal: Vec<IpNet>,
-    /// Keepalive of the upstream sockets; `None` switches it off.
-    pub keepalive: Option<KeepAlive>,
+    /// Options of the upstream sockets.
+    pub legs: LegSettings,
 }
 
 /// Looks names up with our own resolver and dials the answers. One per agent, shared by all workers.
@@ -102,7 +103,7 @@ impl Default for DialSettings {
             resolve: ResolveSettings::default(),
             timeout: Duration::from_secs(10),
             internal: Vec::new(),
-            keepalive: Some(KeepAlive::default()),
+            legs: LegSettings::default(),
         }
     }
 }
@@ -245,7 +246,7 @@ impl Dialer {
         let relation = candidates.relation;
         let attempts = staggered(candidates.addresses, ATTEMPT_DELAY, async |address| {
             let address = SocketAddr::new(address, port);
-            let connected = socket::connect(address, route, self.settings.keepalive.as_ref()).await;
+            let connected = socket::connect(address, route, &self.settings.legs).await;
             connected
                 .map(|stream| Dialled {
                     stream,

@@ -17,6 +17,9 @@ pub struct Limits {
     pub keep_alive_timeout: Duration,
     /// A direction of a tunnel that has moved this many bytes goes over to splice(2).
     pub splice_after: u64,
+    /// Pipes that one worker may have in use for splice(2) at a time; beyond it, and with 0, bytes are copied. A pipe is
+    /// held over a wake-up only for a reader that is behind, and then holds up to 1 MiB.
+    pub pipes: usize,
     /// Concurrent h2c streams a client may open.
     pub h2_streams: u32,
 }
@@ -33,6 +36,7 @@ impl Default for Limits {
             keep_alive_timeout: Duration::from_secs(120),
             // Below it a pipe costs more than it saves; measured, see ARCHITECTURE.md.
             splice_after: 256 * 1024,
+            pipes: 128,
             h2_streams: 100,
         }
     }

@@ -6,6 +6,7 @@
 
 mod copy;
 mod direction;
+mod splice;
 
 use std::{
     ops::ControlFlow,
@@ -23,7 +24,8 @@ use tokio::{
     time::{self, Instant},
 };
 
-use self::direction::{Direction, Moved, Side};
+use self::direction::{Count, Direction, Moved, Side};
+pub use self::splice::pipes;
 use super::limits::Limits;
 use crate::access_log::Ending;
 
@@ -66,72 +68,74 @@ impl Counters {
     pub fn spliced(&self) -> u64 {
         self.spliced.load(Ordering::Relaxed)
     }
+
+    const fn upload(&self) -> Count<'_> {
+        Count {
+            moved: &self.to_origin,
+            spliced: &self.spliced,
+        }
+    }
+
+    const fn download(&self) -> Count<'_> {
+        Count {
+            moved: &self.to_client,
+            spliced: &self.spliced,
+        }
+    }
 }
 
 /// Tunnels until the end. `prefix` is what was already read from the client. If the future is dropped before its end, or
 /// ends otherwise than [`Ending::Complete`], both legs are reset: a cut-off stream must not look finished.
 ///
 /// A half-closed tunnel has no time limit of its own: it lives as long as bytes flow or the idle timeout allows. A client
-/// that has closed for good is found by keepalive (see [`super::dial::KeepAlive`]), since its kernel forgets the
+/// that has closed for good is found by keepalive (see [`super::leg::KeepAlive`]), since its kernel forgets the
 /// connection after a minute (tcp_fin_timeout) and answers the probe with a reset.
-pub async fn tunnel(
+pub fn tunnel(
     client: TcpStream,
     origin: TcpStream,
     prefix: Bytes,
     limits: &Limits,
     counters: &Counters,
-) -> Ending {
+) -> impl Future<Output = Ending> {
     let prefixes = Prefixes {
         to_origin: prefix,
         to_client: Bytes::new(),
     };
-    tunnel_with(client, origin, prefixes, limits, counters).await
+    tunnel_with(client, origin, prefixes, limits, counters)
 }
 
 /// As [`tunnel`], for legs of which bytes of both sides were read.
-pub async fn tunnel_with(
+pub fn tunnel_with(
     client: TcpStream,
     origin: TcpStream,
     prefixes: Prefixes,
     limits: &Limits,
     counters: &Counters,
-) -> Ending {
-    run(client, origin, prefixes, limits, counters, None::<NoSniffer>).await
+) -> impl Future<Output = Ending> {
+    let legs = Legs::new(client, origin);
+    run(legs, prefixes, limits, counters, None::<NoSniffer>)
 }
 
 /// As [`tunnel`], and shows `sniffer` the client's bytes just before they are passed on, piece by piece until it breaks:
 /// for workloads whose verdicts are only recorded. Whatever the bytes are and whoever speaks first, nothing is held back.
-pub async fn sniff(
+pub fn sniff(
     client: TcpStream,
     origin: TcpStream,
     limits: &Limits,
     counters: &Counters,
     sniffer: impl FnMut(&[u8]) -> ControlFlow<()>,
-) -> Ending {
-    run(
-        client,
-        origin,
-        Prefixes::default(),
-        limits,
-        counters,
-        Some(sniffer),
-    )
-    .await
+) -> impl Future<Output = Ending> {
+    let legs = Legs::new(client, origin);
+    run(legs, Prefixes::default(), limits, counters, Some(sniffer))
 }
 
 async fn run(
-    client: TcpStream,
-    origin: TcpStream,
+    mut legs: Legs,
     prefixes: Prefixes,
     limits: &Limits,
     counters: &Counters,
     sniffer: Option<impl FnMut(&[u8]) -> ControlFlow<()>>,
 ) -> Ending {
-    let mut legs = Legs {
-        client,
-        origin,
-        complete: false,
-    };
     let ending = drive(&legs, prefixes, limits, counters, sniffer).await;
     legs.complete = ending == Ending::Complete;
     ending
@@ -145,6 +149,16 @@ struct Legs {
     client: TcpStream,
     origin: TcpStream,
     complete: bool,
+}
+
+impl Legs {
+    const fn new(client: TcpStream, origin: TcpStream) -> Self {
+        Self {
+            client,
+            origin,
+            complete: false,
+        }
+    }
 }
 
 impl Drop for Legs {
@@ -170,8 +184,22 @@ async fn drive(
 ) -> Ending {
     let Legs { client, origin, .. } = legs;
     let mut pair = Pair {
-        upload: Direction::new(client, origin, &counters.to_origin, prefixes.to_origin, sniffer),
-        download: Direction::new(origin, client, &counters.to_client, prefixes.to_client, None),
+        upload: Direction::new(
+            client,
+            origin,
+            counters.upload(),
+            limits,
+            prefixes.to_origin,
+            sniffer,
+        ),
+        download: Direction::new(
+            origin,
+            client,
+            counters.download(),
+            limits,
+            prefixes.to_client,
+            None,
+        ),
     };
     // The reset of a leg that is not read, because its bytes cannot be passed on yet, shows in these alone.
     let mut client_error = pin!(client.ready(Interest::ERROR));

@@ -4,58 +4,19 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     num::NonZeroU32,
-    time::Duration,
 };
 
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::{netns::Netns, proxy::connection::Route};
-
-/// When a silent peer is probed, and when it is given up: tcp(7). It finds peers that vanished, and clients that closed a
-/// tunnel for good while the origin has nothing to say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeepAlive {
-    /// Silence before the first probe (TCP_KEEPIDLE).
-    pub idle: Duration,
-    /// Time between probes (TCP_KEEPINTVL).
-    pub interval: Duration,
-    /// Unanswered probes before the connection counts as dead (TCP_KEEPCNT).
-    pub probes: u32,
-}
-
-impl Default for KeepAlive {
-    /// Below the 350 s and 5 min after which common NAT gateways and load balancers forget a silent connection.
-    fn default() -> Self {
-        Self {
-            idle: Duration::from_secs(120),
-            interval: Duration::from_secs(30),
-            probes: 4,
-        }
-    }
-}
-
-impl KeepAlive {
-    /// Switches keepalive on for a socket; also for the accepted leg of a tunnel.
-    ///
-    /// # Errors
-    /// Those of setsockopt(2).
-    pub fn apply<'s>(&self, socket: impl Into<SockRef<'s>>) -> io::Result<()> {
-        let parameters = TcpKeepalive::new()
-            .with_time(self.idle)
-            .with_interval(self.interval)
-            .with_retries(self.probes);
-        socket.into().set_tcp_keepalive(&parameters)
-    }
-}
+use crate::{
+    netns::Netns,
+    proxy::{connection::Route, leg::LegSettings},
+};
 
 /// Connects to `address` from the route's namespace, source address and device.
-pub(super) async fn connect(
-    address: SocketAddr,
-    route: &Route,
-    keepalive: Option<&KeepAlive>,
-) -> io::Result<TcpStream> {
+pub(super) async fn connect(address: SocketAddr, route: &Route, legs: &LegSettings) -> io::Result<TcpStream> {
     // A socket belongs to the namespace that it is made in; everything after that can happen outside.
     let socket = route.netns.within(|| {
         Socket::new(
@@ -77,10 +38,7 @@ pub(super) async fn connect(
         setsockopt(&socket, IpBindAddressNoPort, &true)?;
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
-    socket.set_tcp_nodelay(true)?;
-    if let Some(keepalive) = keepalive {
-        keepalive.apply(&socket)?;
-    }
+    legs.prepare_origin(&socket)?;
     TcpSocket::from_std_stream(socket.into()).connect(address).await
 }
 

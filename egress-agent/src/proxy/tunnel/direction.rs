@@ -12,20 +12,44 @@ use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::copy::{self, Received};
+use super::{
+    copy::{self, Received},
+    splice::{Filled, Pipe},
+};
+use crate::proxy::limits::Limits;
 
 /// Bytes that one direction may move before the other tunnels of the worker have their turn. Some 100 us of copying.
 const BUDGET: u64 = 512 * 1024;
+
+/// A fill of less than this many bytes costs more by splice(2) than by copying, which needs a system call less.
+const SMALL: usize = 16 * 1024;
+
+/// So many small fills one after the other send a direction back to copying.
+const SMALL_IN_A_ROW: u8 = 16;
 
 /// One direction.
 pub(super) struct Direction<'a, S> {
     from: &'a TcpStream,
     to: &'a TcpStream,
-    moved: &'a AtomicU64,
+    count: Count<'a>,
+    limits: &'a Limits,
     /// Received and not taken by `to` yet.
     held: Bytes,
+    /// In use, or with bytes that `to` has not taken yet.
+    pipe: Option<Pipe>,
+    /// Bytes copied since the beginning or since splicing was last given up.
+    copied: u64,
+    /// Small fills one after the other.
+    small: u8,
     sniffer: Option<S>,
     state: State,
+}
+
+/// Where a direction counts what it has moved.
+#[derive(Clone, Copy)]
+pub(super) struct Count<'a> {
+    pub(super) moved: &'a AtomicU64,
+    pub(super) spliced: &'a AtomicU64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,26 +81,44 @@ impl<'a, S: FnMut(&[u8]) -> ControlFlow<()>> Direction<'a, S> {
     pub(super) fn new(
         from: &'a TcpStream,
         to: &'a TcpStream,
-        moved: &'a AtomicU64,
+        count: Count<'a>,
+        limits: &'a Limits,
         prefix: Bytes,
         sniffer: Option<S>,
     ) -> Self {
         Self {
             from,
             to,
-            moved,
+            count,
+            limits,
             held: prefix,
+            pipe: None,
+            copied: 0,
+            small: 0,
             sniffer,
             state: State::Flowing,
         }
     }
 
-    /// Moves what can be moved now.
+    /// Moves what can be moved now. Between two turns it keeps nothing, unless the sink is behind.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Moved> {
         if self.state == State::Finished {
             return Poll::Ready(Moved::All);
         }
-        let start = self.count();
+        let moved = self.turn(cx);
+        if self.pipe.as_ref().is_some_and(Pipe::is_empty) {
+            self.pipe = None;
+        }
+        moved
+    }
+
+    /// Moves what is already there and will move without waiting; for when the source has failed and no more will come.
+    pub(super) fn drain(&mut self, cx: &mut Context<'_>) {
+        while matches!(self.poll(cx), Poll::Ready(Moved::Budget)) {}
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Moved> {
+        let start = self.count.moved.load(Ordering::Relaxed);
         loop {
             // Before anything is received: what cannot be passed on stays in the source's receive buffer, where it stops
             // the sender.
@@ -86,41 +128,76 @@ impl<'a, S: FnMut(&[u8]) -> ControlFlow<()>> Direction<'a, S> {
             if self.state == State::LastBytes {
                 return Poll::Ready(self.finish());
             }
-            if self.count().wrapping_sub(start) >= BUDGET {
+            if self.count.moved.load(Ordering::Relaxed).wrapping_sub(start) >= BUDGET {
                 return Poll::Ready(Moved::Budget);
             }
             if ready!(self.from.poll_read_ready(cx)).is_err() {
                 return Poll::Ready(Moved::Lost(Side::Source));
             }
-            match self.pass() {
-                Ok(()) => {}
-                Err(side) => return Poll::Ready(Moved::Lost(side)),
+            if let Err(side) = self.receive() {
+                return Poll::Ready(Moved::Lost(side));
             }
         }
     }
 
-    /// Moves what is already there and will move without waiting; for when the source has failed and no more will come.
-    pub(super) fn drain(&mut self, cx: &mut Context<'_>) {
-        while matches!(self.poll(cx), Poll::Ready(Moved::Budget)) {}
-    }
-
-    /// Sends what is held and waits until more could be sent.
+    /// Sends what is held, and waits until more could be sent.
     fn flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.to.poll_write_ready(cx))?;
-            if self.held.is_empty() {
-                // Also gives the memory back.
+            if !self.held.is_empty() {
+                let sent = copy::send(self.to, &self.held)?;
+                self.held.advance(sent);
+                self.add(sent);
+            } else if let Some(pipe) = &mut self.pipe
+                && !pipe.is_empty()
+            {
+                let sent = pipe.empty(self.to)?;
+                self.add(sent);
+                self.count.spliced.fetch_add(sent as u64, Ordering::Relaxed);
+            } else {
+                // An emptied Bytes would keep its memory.
                 self.held = Bytes::new();
                 return Poll::Ready(Ok(()));
             }
-            let sent = copy::send(self.to, &self.held)?;
-            self.held.advance(sent);
-            self.add(sent);
         }
     }
 
+    fn receive(&mut self) -> Result<(), Side> {
+        if self.copied >= self.limits.splice_after && self.sniffer.is_none() {
+            if self.pipe.is_none() {
+                self.pipe = Pipe::take(self.limits.pipes);
+            }
+            if self.pipe.is_some() {
+                return self.fill();
+            }
+            // None to be had: asked for again after as many bytes more.
+            self.copied = 0;
+        }
+        self.copy()
+    }
+
+    /// Fills the pipe; [`Self::flush`] empties it.
+    fn fill(&mut self) -> Result<(), Side> {
+        let Some(pipe) = &mut self.pipe else {
+            return Ok(());
+        };
+        match pipe.fill(self.from).map_err(|_gone| Side::Source)? {
+            Filled::Nothing => {}
+            Filled::End => self.state = State::LastBytes,
+            Filled::Bytes(bytes) if bytes >= SMALL => self.small = 0,
+            Filled::Bytes(_) => {
+                self.small += 1;
+                if self.small >= SMALL_IN_A_ROW {
+                    self.small = 0;
+                    self.copied = 0;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Receives once and sends at once; holds the rest.
-    fn pass(&mut self) -> Result<(), Side> {
+    fn copy(&mut self) -> Result<(), Side> {
         copy::with_buffer(|buffer| {
             let received = match copy::receive(self.from, buffer) {
                 Ok(Received::Bytes(received)) => received,
@@ -131,6 +208,7 @@ impl<'a, S: FnMut(&[u8]) -> ControlFlow<()>> Direction<'a, S> {
                 }
                 Err(_) => return Err(Side::Source),
             };
+            self.copied = self.copied.saturating_add(received.len() as u64);
             if let Some(sniffer) = &mut self.sniffer
                 && sniffer(received).is_break()
             {
@@ -152,11 +230,7 @@ impl<'a, S: FnMut(&[u8]) -> ControlFlow<()>> Direction<'a, S> {
         }
     }
 
-    fn count(&self) -> u64 {
-        self.moved.load(Ordering::Relaxed)
-    }
-
     fn add(&self, bytes: usize) {
-        self.moved.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.count.moved.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
