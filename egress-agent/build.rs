@@ -19,7 +19,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         None => compile()?,
     };
     let embedded = variable("OUT_DIR")?.join("egress-ebpf");
-    fs::copy(&object, &embedded).map_err(|error| format!("{}: {error}", object.display()))?;
+    let mut bytes = fs::read(&object).map_err(|error| format!("{}: {error}", object.display()))?;
+    bpf_build::mend_names(&mut bytes)?;
+    fs::write(&embedded, bytes).map_err(|error| format!("{}: {error}", embedded.display()))?;
     Ok(())
 }
 

@@ -7,12 +7,14 @@
 //!
 //! The crate has no dependency, so that the agent's build script does not wait for one.
 
+mod btf;
 mod compile;
 mod linker;
 mod rustc;
 
 use std::path::{Path, PathBuf};
 
+pub use btf::{Malformed, mend_names};
 pub use compile::{Endian, Request, compile};
 pub use linker::{LINKER_VERSION, Linker};
 pub use rustc::{LLVM_MAJOR, OLDEST_RUSTC, Rustc};

@@ -4,8 +4,14 @@
 pub mod access_log;
 pub mod cli;
 pub mod commands;
+pub mod drain;
 pub mod identity;
+pub mod instance;
+pub mod kernel;
 pub mod netns;
 pub mod policy;
 pub mod proxy;
+pub mod readiness;
 pub mod socket;
+pub mod status;
+pub mod telemetry;

@@ -3,7 +3,10 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::fs::MetadataExt,
+    },
     path::Path,
     sync::Arc,
 };
@@ -62,6 +65,14 @@ impl Netns {
     #[must_use]
     pub fn cookie(&self) -> u64 {
         self.inner.cookie
+    }
+
+    /// Inode number in nsfs, as `ls -Li /proc/PID/ns/net` shows it. Unlike the cookie it may be used again.
+    ///
+    /// # Errors
+    /// fstat(2) failed.
+    pub fn inode(&self) -> io::Result<u64> {
+        self.inner.file.metadata().map(|metadata| metadata.ino())
     }
 
     /// Runs `work` with the calling thread inside the namespace and brings the thread back. `work` must not block for

@@ -31,3 +31,11 @@ pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     }
     Ok(cookie)
 }
+
+/// Closes a connection with a reset instead of an orderly end.
+pub fn reset(stream: tokio::net::TcpStream) {
+    let socket = socket2::SockRef::from(&stream);
+    if let Err(error) = socket.set_linger(Some(std::time::Duration::ZERO)) {
+        tracing::debug!(%error, "cannot reset a connection: it ends in order");
+    }
+}

@@ -1,5 +1,18 @@
-//! What the kernel programs and the agent share. No I/O, no allocation, no unsafe.
+//! What the kernel programs and the agent share: addresses, flows, events, and the decision itself. No I/O, no
+//! allocation, no floating point: every line here can run inside a kernel program.
 #![no_std]
-#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
+pub mod address;
+pub mod counter;
+pub mod decide;
+pub mod event;
+pub mod flow;
+pub mod listener;
+pub mod names;
 pub mod outcome;
+#[cfg(feature = "user")]
+mod pod;
+
+#[cfg(test)]
+mod tests;

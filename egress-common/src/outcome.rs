@@ -72,6 +72,8 @@ outcomes! {
     NoStorage = 11, Deny, "no_storage";
     /// An address family or socket type that the programs cannot judge.
     UnknownFamily = 12, Deny, "unknown_family";
+    /// The namespace has listeners, but none of the connect's family.
+    NoListener = 13, Deny, "no_listener";
 
     // 64..=95: verdicts of the policy.
     /// A rule allows it.

@@ -17,6 +17,14 @@ pub struct Workload {
     pub cgroup: String,
 }
 
+impl Workload {
+    /// Whether both are one workload: cgroups below a workload's own are parts of it.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        (&self.namespace, &self.name, &self.labels) == (&other.namespace, &other.name, &other.labels)
+    }
+}
+
 /// The process that called connect(2), as the kernel saw it. For the log only: never part of a decision, because a
 /// process chooses its own name and user.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

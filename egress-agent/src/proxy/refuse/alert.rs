@@ -38,6 +38,7 @@ impl Alert {
             | Outcome::BoundDevice
             | Outcome::NoStorage
             | Outcome::UnknownFamily
+            | Outcome::NoListener
             | Outcome::NoRule
             | Outcome::ClusterDeny
             | Outcome::OutsideCeiling

@@ -1,0 +1,182 @@
+//! A running agent's traces on the machine: a lock that tells whether it lives, what it has to clean up, and its control
+//! socket. All in `/run/egress-agent/INSTANCE`.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+/// Where the directories of all instances are; on a tmpfs, so they are gone after a reboot, as the pins are.
+pub(crate) const DIRECTORY: &str = "/run/egress-agent";
+
+/// What has to be removed when an instance ends, kept on disk for the case that it cannot do so itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traces {
+    /// The agent's process.
+    pub pid: u32,
+    /// The directory with its pins.
+    pub pins: PathBuf,
+    /// The cgroup whose members it enforces.
+    pub cgroup: PathBuf,
+    /// Whether the cgroup was made by the agent and goes with it.
+    pub owns_cgroup: bool,
+}
+
+/// The own instance. The lock is held as long as this lives, and by the kernel's doing not a moment longer.
+#[derive(Debug)]
+pub struct Instance {
+    name: String,
+    directory: PathBuf,
+    lock: Flock<File>,
+}
+
+/// An instance found on the machine.
+#[derive(Debug)]
+pub struct Found {
+    /// Its name.
+    pub name: String,
+    /// Its directory.
+    pub directory: PathBuf,
+    /// What it left or will leave; `None` if it has not got so far, or the file is damaged.
+    pub traces: Option<Traces>,
+    /// The lock, if nobody holds it: then the instance is dead.
+    dead: Option<Flock<File>>,
+}
+
+impl Instance {
+    /// Claims a name.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`] if a living instance has it.
+    pub fn claim(name: &str) -> io::Result<Self> {
+        let directory = Path::new(DIRECTORY).join(name);
+        DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        let lock = lock_file(&directory)?;
+        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self {
+                name: name.to_owned(),
+                directory,
+                lock,
+            }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("an agent named `{name}` is running already: see `egress-agent status`"),
+            )),
+            Err((_, errno)) => Err(errno.into()),
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The control socket that `status` asks.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        socket_in(&self.directory)
+    }
+
+    /// Notes what will have to be removed. Call it before any of it is made.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn note(&self, traces: &Traces) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(traces)?;
+        let path = self.directory.join("traces.json");
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?;
+        file.write_all(&text)
+    }
+
+    /// Removes the directory; the name is free again.
+    ///
+    /// # Errors
+    /// Something in it cannot be removed.
+    pub fn release(self) -> io::Result<()> {
+        let result = fs::remove_dir_all(&self.directory);
+        drop(self.lock);
+        result
+    }
+}
+
+impl Found {
+    /// Whether its process is gone.
+    #[must_use]
+    pub const fn is_dead(&self) -> bool {
+        self.dead.is_some()
+    }
+
+    /// The control socket of a living one.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        socket_in(&self.directory)
+    }
+
+    /// Removes the directory of a dead one.
+    ///
+    /// # Errors
+    /// Something in it cannot be removed.
+    pub fn release(self) -> io::Result<()> {
+        let result = fs::remove_dir_all(&self.directory);
+        drop(self.dead);
+        result
+    }
+}
+
+/// Every instance that has a directory, by name.
+///
+/// # Errors
+/// The directory exists and cannot be read.
+pub fn find_all() -> io::Result<Vec<Found>> {
+    let entries = match fs::read_dir(DIRECTORY) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let directory = entry.path();
+        // Gone between the listing and the look: it ended properly.
+        let Ok(lock) = OpenOptions::new().write(true).open(directory.join("lock")) else {
+            continue;
+        };
+        let dead = Flock::lock(lock, FlockArg::LockExclusiveNonblock).ok();
+        let traces = fs::read(directory.join("traces.json"))
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        found.push(Found {
+            name: entry.file_name().to_string_lossy().into_owned(),
+            directory,
+            traces,
+            dead,
+        });
+    }
+    found.sort_by(|left, right| left.name.cmp(&right.name));
+    Ok(found)
+}
+
+fn lock_file(directory: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(directory.join("lock"))
+}
+
+fn socket_in(directory: &Path) -> PathBuf {
+    directory.join("control.sock")
+}

@@ -1,0 +1,15 @@
+//! The kernel side as the agent sees it: load and attach the programs, fill their tables, read their reports.
+
+mod attach;
+mod cgroup;
+mod events;
+mod features;
+mod pins;
+mod tables;
+
+pub use attach::{AttachError, Attachment};
+pub use cgroup::{CgroupMount, find_mount, mount_points, own_cgroup};
+pub use events::{EventReader, WantedReader};
+pub use features::{FeatureError, require};
+pub use pins::{PinDirectory, PinError, bpffs_root};
+pub use tables::{Counts, FlowTable, ListenerTable, Settings, TableError};

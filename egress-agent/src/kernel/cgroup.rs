@@ -1,0 +1,127 @@
+//! Where the cgroup2 hierarchy is mounted and where in it a process is.
+
+use std::{fs, io, path::PathBuf};
+
+/// The cgroup2 hierarchy: alone, or the `unified` mount of a host that also has version 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupMount {
+    /// Where it is mounted.
+    pub path: PathBuf,
+}
+
+/// Finds the cgroup2 mount by its file system type, which is the only thing that all hosts agree on.
+///
+/// # Errors
+/// /proc is missing, or there is no such mount ([`io::ErrorKind::NotFound`], with what to do).
+pub fn find_mount() -> io::Result<CgroupMount> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    mount_of_type(&mounts, "cgroup2").map(|path| CgroupMount { path }).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "no cgroup2 hierarchy is mounted: mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified`, or boot with systemd.unified_cgroup_hierarchy=1",
+        )
+    })
+}
+
+/// The calling process's cgroup as a directory below the mount.
+///
+/// # Errors
+/// /proc cannot be read, or the process's cgroup lies outside what is mounted here.
+pub fn own_cgroup(mount: &CgroupMount) -> io::Result<PathBuf> {
+    let cgroups = fs::read_to_string("/proc/self/cgroup")?;
+    let path =
+        unified_path(&cgroups).ok_or_else(|| io::Error::other("the process is in no cgroup2 cgroup"))?;
+    let directory = mount.path.join(path.trim_start_matches('/'));
+    // In a container with a cgroup namespace but the host's mount the two do not fit together.
+    if path.starts_with("/..") || !directory.is_dir() {
+        return Err(io::Error::other(format!(
+            "the own cgroup {path} is not visible below {}",
+            mount.path.display()
+        )));
+    }
+    Ok(directory)
+}
+
+/// Every mount point of a file system type.
+///
+/// # Errors
+/// /proc is missing.
+pub fn mount_points(kind: &str) -> io::Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(mounts
+        .lines()
+        .filter_map(|line| mount_point(line, kind))
+        .map(|(_, point)| point)
+        .collect())
+}
+
+/// First mount point of the whole of a file system of a type in the text of /proc/PID/mountinfo (proc(5)): the type follows the `-`.
+fn mount_of_type(mountinfo: &str, kind: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (root, point) = mount_point(line, kind)?;
+        // A bind mount of a part of it would hide the rest.
+        (root == "/" || root.starts_with("/..")).then_some(point)
+    })
+}
+
+/// Root and mount point of a line of mountinfo, if it is of that type.
+fn mount_point<'a>(line: &'a str, kind: &str) -> Option<(&'a str, PathBuf)> {
+    let (head, tail) = line.split_once(" - ")?;
+    let mut head = head.split(' ').skip(3);
+    let (root, point) = (head.next()?, head.next()?);
+    (tail.split(' ').next()? == kind).then(|| (root, PathBuf::from(unescape(point))))
+}
+
+/// The path of the `0::` line of /proc/PID/cgroup (cgroups(7)).
+fn unified_path(cgroups: &str) -> Option<&str> {
+    cgroups.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
+/// mountinfo writes space, tab, newline and backslash as octal escapes.
+fn unescape(text: &str) -> String {
+    text.replace("\\040", " ")
+        .replace("\\011", "\t")
+        .replace("\\012", "\n")
+        .replace("\\134", "\\")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+25 30 0:23 / /sys/fs/cgroup ro,nosuid shared:9 - tmpfs tmpfs ro,mode=755
+26 25 0:24 / /sys/fs/cgroup/unified rw,nosuid shared:10 - cgroup2 cgroup2 rw,nsdelegate
+27 25 0:25 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu
+31 30 0:28 / /odd\\040place rw - bpf bpf rw";
+
+    #[test]
+    fn the_unified_mount_of_a_hybrid_host_is_found() {
+        assert_eq!(
+            mount_of_type(HYBRID, "cgroup2"),
+            Some(PathBuf::from("/sys/fs/cgroup/unified"))
+        );
+        assert_eq!(mount_of_type(HYBRID, "bpf"), Some(PathBuf::from("/odd place")));
+        assert_eq!(mount_of_type(HYBRID, "ext4"), None);
+        let v2 = "36 25 0:30 / /sys/fs/cgroup rw,nosuid - cgroup2 none rw";
+        assert_eq!(
+            mount_of_type(v2, "cgroup2"),
+            Some(PathBuf::from("/sys/fs/cgroup"))
+        );
+    }
+
+    #[test]
+    fn a_mount_of_a_part_of_the_hierarchy_does_not_count() {
+        let part = "36 25 0:30 /kubepods /mnt/pods rw - cgroup2 none rw";
+        assert_eq!(mount_of_type(part, "cgroup2"), None);
+    }
+
+    #[test]
+    fn the_unified_line_is_the_one_with_hierarchy_zero() {
+        assert_eq!(
+            unified_path("4:memory:/a\n0::/user.slice/x\n"),
+            Some("/user.slice/x")
+        );
+        assert_eq!(unified_path("4:memory:/a\n"), None);
+    }
+}

@@ -1,0 +1,117 @@
+//! The kernel's reports: attempts (drained by timer) and requests for listeners (which wake the agent).
+
+use std::{
+    fmt, io,
+    os::fd::{AsRawFd, RawFd},
+    path::Path,
+};
+
+use aya::maps::{Map, MapData, RingBuf};
+use egress_common::{
+    event::{Event, ListenerWanted},
+    names::map,
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::tables::{TableError, at, open};
+use crate::readiness;
+
+/// Reads [`Event`]s. The programs never wake it (a wake-up would cost a connect 11 us): call it by timer.
+pub struct EventReader {
+    ring: RingBuf<MapData>,
+}
+
+/// Reads [`ListenerWanted`] as they come.
+#[derive(Debug)]
+pub struct WantedReader {
+    ring: AsyncFd<Ring>,
+}
+
+struct Ring(RingBuf<MapData>);
+
+impl fmt::Debug for EventReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventReader").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring").finish_non_exhaustive()
+    }
+}
+
+impl AsRawFd for Ring {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl EventReader {
+    /// Opens the pinned ring buffer.
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub fn open(pins: &Path) -> Result<Self, TableError> {
+        Ok(Self {
+            ring: ring(pins, map::EVENTS)?,
+        })
+    }
+
+    /// Hands every waiting event to `each`.
+    pub fn drain(&mut self, mut each: impl FnMut(&Event)) {
+        while let Some(item) = self.ring.next() {
+            match record::<Event>(&item) {
+                Some(event) => each(&event),
+                None => tracing::error!(
+                    length = item.len(),
+                    "an event of another layout: agent and programs differ"
+                ),
+            }
+        }
+    }
+}
+
+impl WantedReader {
+    /// Opens the pinned ring buffer.
+    ///
+    /// # Errors
+    /// See [`TableError`]; also outside a runtime.
+    pub fn open(pins: &Path) -> io::Result<Self> {
+        let ring = ring(pins, map::WANTED)?;
+        Ok(Self {
+            ring: readiness::watch(Ring(ring), Interest::READABLE)?,
+        })
+    }
+
+    /// Waits for requests and returns all that are there.
+    ///
+    /// # Errors
+    /// The descriptor cannot be waited for.
+    pub async fn next(&mut self) -> io::Result<Vec<ListenerWanted>> {
+        loop {
+            let mut guard = self.ring.readable_mut().await?;
+            let mut wanted = Vec::new();
+            while let Some(item) = guard.get_inner_mut().0.next() {
+                wanted.extend(record::<ListenerWanted>(&item));
+            }
+            guard.clear_ready();
+            if !wanted.is_empty() {
+                return Ok(wanted);
+            }
+        }
+    }
+}
+
+fn ring(pins: &Path, name: &'static str) -> Result<RingBuf<MapData>, TableError> {
+    RingBuf::try_from(Map::RingBuf(open(pins, name)?)).map_err(at(name))
+}
+
+/// The record in `bytes` if they have its size.
+fn record<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() != size_of::<T>() {
+        return None;
+    }
+    // SAFETY: the size was checked, the read may be unaligned, and for a Pod any bytes are a value.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}

@@ -1,0 +1,116 @@
+//! Where links and maps are pinned, so that enforcement outlives the agent.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+/// Where the BPF file system is by convention.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// The pins of one instance: `/sys/fs/bpf/egress/INSTANCE`.
+#[derive(Debug)]
+pub struct PinDirectory {
+    path: PathBuf,
+}
+
+/// Why there is no place for pins.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// Neither mounted nor mountable.
+    #[error(
+        "no BPF file system at {BPFFS} and none can be mounted ({0}): mount one with `mount -t bpf bpf {BPFFS}`"
+    )]
+    NoBpffs(io::Error),
+    /// The directory cannot be made.
+    #[error("{path}: {error}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}
+
+/// The directory that holds the pins of all instances; the BPF file system is mounted if it is not.
+///
+/// # Errors
+/// See [`PinError::NoBpffs`].
+pub fn bpffs_root() -> Result<PathBuf, PinError> {
+    if !is_bpffs(Path::new(BPFFS)) {
+        // What systemd and bpftool do too.
+        mount(
+            Some("bpf"),
+            BPFFS,
+            Some("bpf"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+            Some("mode=0700"),
+        )
+        .map_err(|error| PinError::NoBpffs(error.into()))?;
+    }
+    Ok(Path::new(BPFFS).join("egress"))
+}
+
+impl PinDirectory {
+    /// Makes an empty directory for an instance's pins, readable by root alone.
+    ///
+    /// # Errors
+    /// See [`PinError`]; also if the instance has pins already.
+    pub fn create(instance: &str) -> Result<Self, PinError> {
+        let root = bpffs_root()?;
+        let path = root.join(instance);
+        let mut builder = fs::DirBuilder::new();
+        builder.mode(0o700);
+        builder
+            .recursive(true)
+            .create(&root)
+            .and_then(|()| builder.recursive(false).create(&path))
+            .map_err(|error| PinError::Directory {
+                path: path.clone(),
+                error,
+            })?;
+        Ok(Self { path })
+    }
+
+    /// The pins of an instance that is gone.
+    #[must_use]
+    pub fn existing(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes every pin; what nobody else holds open is detached and freed by the kernel.
+    ///
+    /// # Errors
+    /// The first pin that cannot be removed; the others are removed all the same.
+    pub fn remove(self) -> io::Result<()> {
+        let mut result = Ok(());
+        for entry in fs::read_dir(&self.path)? {
+            result = result.and(fs::remove_file(entry?.path()));
+        }
+        result = result.and(fs::remove_dir(&self.path));
+        if let Some(root) = self.path.parent() {
+            // Stays while another instance has pins in it.
+            match fs::remove_dir(root) {
+                Ok(()) => {}
+                Err(error) => tracing::trace!(%error, "the directory of all pins stays"),
+            }
+        }
+        result
+    }
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|status| status.filesystem_type() == BPF_FS_MAGIC)
+}

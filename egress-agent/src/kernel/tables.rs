@@ -1,0 +1,262 @@
+//! The maps that the agent writes and reads, typed.
+
+use std::{fmt, io, net::SocketAddr, path::Path, time::Duration};
+
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key};
+use egress_common::{
+    counter::{self, Counter},
+    flow::{Flow, FlowKey},
+    listener::Listeners,
+    names::map,
+    outcome::Outcome,
+};
+use ipnet::IpNet;
+use nix::time::{ClockId, clock_gettime};
+
+/// Longer than a connection can wait for its accept: a SYN is retried for 127 s at most (tcp_syn_retries).
+const STALE: Duration = Duration::from_secs(120);
+
+/// A map could not be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("map {name}: {error}")]
+pub struct TableError {
+    name: &'static str,
+    #[source]
+    error: Box<MapError>,
+}
+
+/// What the programs are told: exempt cgroups, internal prefixes, redirected ports.
+#[derive(Debug)]
+pub struct Settings {
+    exempt: HashMap<MapData, u64, u32>,
+    internal: LpmTrie<MapData, [u8; 16], u32>,
+    ports: HashMap<MapData, u16, u32>,
+}
+
+/// Listeners by network namespace.
+#[derive(Debug)]
+pub struct ListenerTable {
+    map: HashMap<MapData, u64, Listeners>,
+}
+
+/// Flows waiting for their accept. Each worker has a handle of its own.
+#[derive(Debug)]
+pub struct FlowTable {
+    map: HashMap<MapData, FlowKey, Flow>,
+}
+
+/// The kernel's counters, summed over CPUs.
+pub struct Counts {
+    map: PerCpuArray<MapData, u64>,
+}
+
+impl Settings {
+    /// Opens the pinned maps.
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub fn open(pins: &Path) -> Result<Self, TableError> {
+        Ok(Self {
+            exempt: hash(pins, map::EXEMPT)?,
+            internal: open(pins, map::INTERNAL)
+                .map(Map::LpmTrie)
+                .and_then(|opened| LpmTrie::try_from(opened).map_err(at(map::INTERNAL)))?,
+            ports: hash(pins, map::PORTS)?,
+        })
+    }
+
+    /// Leaves a cgroup alone.
+    ///
+    /// # Errors
+    /// The table is full.
+    pub fn exempt(&mut self, cgroup: u64) -> Result<(), TableError> {
+        self.exempt.insert(cgroup, 1, 0).map_err(at(map::EXEMPT))
+    }
+
+    /// Leaves destinations in a prefix alone.
+    ///
+    /// # Errors
+    /// The table is full.
+    pub fn internal(&mut self, prefix: IpNet) -> Result<(), TableError> {
+        let (octets, length) = match prefix {
+            IpNet::V4(net) => (
+                net.network().to_ipv6_mapped().octets(),
+                u32::from(net.prefix_len()) + 96,
+            ),
+            IpNet::V6(net) => (net.network().octets(), u32::from(net.prefix_len())),
+        };
+        self.internal
+            .insert(&Key::new(length, octets), 1, 0)
+            .map_err(at(map::INTERNAL))
+    }
+
+    /// Redirects exactly these ports. New ones are added before old ones are removed.
+    ///
+    /// # Errors
+    /// The table is full, or cannot be read.
+    pub fn redirect_ports(&mut self, ports: &[u16]) -> Result<(), TableError> {
+        for port in ports {
+            self.ports.insert(port, 1, 0).map_err(at(map::PORTS))?;
+        }
+        let present: Vec<u16> = self
+            .ports
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(at(map::PORTS))?;
+        for port in present.iter().filter(|port| !ports.contains(port)) {
+            self.ports.remove(port).map_err(at(map::PORTS))?;
+        }
+        Ok(())
+    }
+}
+
+impl ListenerTable {
+    /// Opens the pinned map.
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub fn open(pins: &Path) -> Result<Self, TableError> {
+        Ok(Self {
+            map: hash(pins, map::LISTENERS)?,
+        })
+    }
+
+    /// Publishes the listeners of a namespace: from now on its held connects go through.
+    ///
+    /// # Errors
+    /// The table is full.
+    pub fn publish(&mut self, netns: u64, listeners: Listeners) -> Result<(), TableError> {
+        self.map.insert(netns, listeners, 0).map_err(at(map::LISTENERS))
+    }
+
+    /// Withdraws them: further connects are held.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn withdraw(&mut self, netns: u64) -> Result<(), TableError> {
+        match self.map.remove(&netns) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(at(map::LISTENERS)(error)),
+        }
+    }
+}
+
+impl FlowTable {
+    /// Opens the pinned map.
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub fn open(pins: &Path) -> Result<Self, TableError> {
+        Ok(Self {
+            map: hash(pins, map::FLOWS)?,
+        })
+    }
+
+    /// Takes the flow of an accepted connection out of the table: a flow explains one connection.
+    ///
+    /// # Errors
+    /// The kernel refuses; that there is no flow is `Ok(None)`.
+    pub fn take(&mut self, netns: u64, peer: SocketAddr) -> Result<Option<Flow>, TableError> {
+        let key = FlowKey::new(netns, peer.into());
+        let flow = match self.map.get(&key, 0) {
+            Ok(flow) => flow,
+            Err(MapError::KeyNotFound) => return Ok(None),
+            Err(error) => return Err(at(map::FLOWS)(error)),
+        };
+        match self.map.remove(&key) {
+            Ok(()) => Ok(Some(flow)),
+            // Withdrawn between the two calls: its connect failed after all.
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(at(map::FLOWS)(error)),
+        }
+    }
+
+    /// Removes flows that nobody took for two minutes: connections that were established while no agent accepted them.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn sweep_stale(&mut self) -> Result<usize, TableError> {
+        let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+        let stale: Vec<FlowKey> = self
+            .map
+            .iter()
+            // An entry that vanishes while it is read ends the walk early; the next sweep goes on.
+            .filter_map(Result::ok)
+            .filter(|(_, flow)| now.saturating_sub(Duration::from_nanos(flow.time)) > STALE)
+            .map(|(key, _)| key)
+            .collect();
+        for key in &stale {
+            match self.map.remove(key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(at(map::FLOWS)(error)),
+            }
+        }
+        Ok(stale.len())
+    }
+}
+
+impl Counts {
+    /// Opens the pinned map.
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub fn open(pins: &Path) -> Result<Self, TableError> {
+        let map = open(pins, map::COUNTS)
+            .map(Map::PerCpuArray)
+            .and_then(|opened| PerCpuArray::try_from(opened).map_err(at(map::COUNTS)))?;
+        Ok(Self { map })
+    }
+
+    /// How often the kernel came to `outcome`.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn outcome(&self, outcome: Outcome) -> Result<u64, TableError> {
+        self.sum(counter::outcome_index(outcome))
+    }
+
+    /// The value of a loss counter.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn loss(&self, counter: Counter) -> Result<u64, TableError> {
+        self.sum(counter.index())
+    }
+
+    fn sum(&self, index: u32) -> Result<u64, TableError> {
+        self.map
+            .get(&index, 0)
+            .map(|values| values.iter().sum())
+            .map_err(at(map::COUNTS))
+    }
+}
+
+impl fmt::Debug for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counts").finish_non_exhaustive()
+    }
+}
+
+pub(super) fn open(pins: &Path, name: &'static str) -> Result<MapData, TableError> {
+    MapData::from_pin(pins.join(name)).map_err(at(name))
+}
+
+fn hash<K: aya::Pod, V: aya::Pod>(
+    pins: &Path,
+    name: &'static str,
+) -> Result<HashMap<MapData, K, V>, TableError> {
+    HashMap::try_from(Map::HashMap(open(pins, name)?)).map_err(at(name))
+}
+
+pub(super) fn at(name: &'static str) -> impl Fn(MapError) -> TableError {
+    move |error| TableError {
+        name,
+        error: Box::new(error),
+    }
+}
+
+impl From<TableError> for io::Error {
+    fn from(error: TableError) -> Self {
+        Self::other(error)
+    }
+}

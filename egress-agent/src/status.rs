@@ -1,0 +1,93 @@
+//! What an agent says of itself: the document behind `status`.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The state of one agent. Field names are part of the command line's contract.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Instance name.
+    pub instance: String,
+    /// Version of the agent.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The enforced cgroup's directory.
+    pub cgroup: PathBuf,
+    /// Where links and maps are pinned.
+    pub pins: PathBuf,
+    /// Names of the attached programs.
+    pub programs: Vec<String>,
+    /// Policies in force.
+    pub policies: u64,
+    /// Why the newest policies are not in force, if they are not; the last good ones are.
+    pub policy_error: Option<String>,
+    /// Network namespaces with listeners.
+    pub namespaces: u64,
+    /// Connections by state and fate.
+    pub connections: Connections,
+    /// What the kernel programs counted, by outcome.
+    pub kernel: BTreeMap<String, u64>,
+    /// The access log's writer.
+    pub access_log: LogStatus,
+}
+
+/// Connections at the listeners.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Connections {
+    /// Open now.
+    pub open: u64,
+    /// Accepted since the start.
+    pub accepted: u64,
+    /// Closed because no redirected connect explained them.
+    pub no_flow: u64,
+    /// Closed because their cgroup had no identity.
+    pub unknown_workload: u64,
+}
+
+/// Records of the access log.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// Written.
+    pub written: u64,
+    /// Lost, because the queue was full or the target failed.
+    pub lost: u64,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} (pid {}, version {})",
+            self.instance, self.pid, self.version
+        )?;
+        writeln!(f, "  cgroup       {}", self.cgroup.display())?;
+        writeln!(
+            f,
+            "  pins         {} ({} programs)",
+            self.pins.display(),
+            self.programs.len()
+        )?;
+        writeln!(f, "  policies     {}", self.policies)?;
+        if let Some(error) = &self.policy_error {
+            writeln!(f, "  NOT IN FORCE {error}")?;
+        }
+        writeln!(f, "  namespaces   {}", self.namespaces)?;
+        let connections = &self.connections;
+        writeln!(
+            f,
+            "  connections  {} open, {} accepted, {} unexplained, {} of unknown cgroups",
+            connections.open, connections.accepted, connections.no_flow, connections.unknown_workload
+        )?;
+        writeln!(
+            f,
+            "  access log   {} written, {} lost",
+            self.access_log.written, self.access_log.lost
+        )?;
+        for (outcome, count) in self.kernel.iter().filter(|(_, count)| **count > 0) {
+            writeln!(f, "  kernel       {outcome}: {count}")?;
+        }
+        Ok(())
+    }
+}

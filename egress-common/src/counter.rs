@@ -1,0 +1,59 @@
+//! Places in the kernel's counter array: outcomes by their number, then losses.
+
+use crate::outcome::Outcome;
+
+/// Length of the counter array. A power of two, so that an index can be masked where the verifier sees it.
+pub const COUNTERS: u32 = 64;
+
+/// What a kernel program counts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u32)]
+pub enum Counter {
+    /// An event found the ring buffer full.
+    EventsLost = 48,
+    /// A request for a listener found its ring buffer full; the SYN's retransmission asks again.
+    WantedLost = 49,
+    /// The flow table was full: the connection was accepted and closed as unexplained.
+    FlowsFull = 50,
+    /// SYNs held back for want of a listener, retransmissions included.
+    SynsHeld = 51,
+    /// The kernel had no memory for the report table: the attempt was reported at once instead.
+    ObservedFull = 52,
+}
+
+impl Counter {
+    /// Every loss counter.
+    pub const ALL: [Self; 5] = [
+        Self::EventsLost,
+        Self::WantedLost,
+        Self::FlowsFull,
+        Self::SynsHeld,
+        Self::ObservedFull,
+    ];
+
+    /// Index in the counter array.
+    #[must_use]
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+
+    /// The word used in `status` and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EventsLost => "events_lost",
+            Self::WantedLost => "listener_requests_lost",
+            Self::FlowsFull => "flow_table_full",
+            Self::SynsHeld => "syns_held",
+            Self::ObservedFull => "report_table_full",
+        }
+    }
+}
+
+/// Index of an outcome that the kernel tells (number below 48).
+#[must_use]
+#[inline(always)]
+pub const fn outcome_index(outcome: Outcome) -> u32 {
+    outcome as u32 & (COUNTERS - 1)
+}

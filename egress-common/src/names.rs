@@ -1,0 +1,55 @@
+//! Names of programs, maps and globals, once. They are what a person reads in bpftool.
+
+/// Names of the kernel programs, as `bpftool prog` shows them.
+pub mod program {
+    /// connect(2) on IPv4 sockets.
+    pub const CONNECT4: &str = "egress_connect4";
+    /// connect(2) on IPv6 sockets, mapped IPv4 destinations included.
+    pub const CONNECT6: &str = "egress_connect6";
+    /// sendmsg(2) on unconnected IPv4 datagram sockets.
+    pub const SENDMSG4: &str = "egress_sendmsg4";
+    /// sendmsg(2) on unconnected IPv6 datagram sockets.
+    pub const SENDMSG6: &str = "egress_sendmsg6";
+    /// getpeername(2), IPv4.
+    pub const GETPEERNAME4: &str = "egress_peer4";
+    /// getpeername(2), IPv6.
+    pub const GETPEERNAME6: &str = "egress_peer6";
+    /// getsockname(2), IPv4.
+    pub const GETSOCKNAME4: &str = "egress_name4";
+    /// getsockname(2), IPv6.
+    pub const GETSOCKNAME6: &str = "egress_name6";
+    /// bind(2), IPv4.
+    pub const BIND4: &str = "egress_bind4";
+    /// bind(2), IPv6.
+    pub const BIND6: &str = "egress_bind6";
+    /// socket(2).
+    pub const SOCK_CREATE: &str = "egress_create";
+    /// TCP state changes.
+    pub const SOCK_OPS: &str = "egress_tcp";
+    /// Packets on their way out.
+    pub const SKB_EGRESS: &str = "egress_packet";
+}
+
+/// Names of the maps.
+pub mod map {
+    /// Cgroup ids that are left alone.
+    pub const EXEMPT: &str = "EXEMPT";
+    /// Prefixes that are left alone.
+    pub const INTERNAL: &str = "INTERNAL";
+    /// TCP ports that are redirected.
+    pub const PORTS: &str = "PORTS";
+    /// Listeners by network namespace cookie.
+    pub const LISTENERS: &str = "LISTENERS";
+    /// Flows waiting for their accept.
+    pub const FLOWS: &str = "FLOWS";
+    /// Per-socket storage.
+    pub const SOCKETS: &str = "SOCKETS";
+    /// Counted and not yet reported attempts.
+    pub const OBSERVED: &str = "OBSERVED";
+    /// Reports.
+    pub const EVENTS: &str = "EVENTS";
+    /// Requests for listeners.
+    pub const WANTED: &str = "WANTED";
+    /// Per-CPU counters.
+    pub const COUNTS: &str = "COUNTS";
+}

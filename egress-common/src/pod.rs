@@ -1,0 +1,23 @@
+//! The agent's side of the shared structs: any bytes of their size are a value.
+
+use crate::{
+    event::{Event, ListenerWanted, Observed, ObservedKey},
+    flow::{Flow, FlowKey},
+    listener::Listeners,
+};
+
+// SAFETY (all): `repr(C)`, made of integers and byte arrays only, padding is explicit (the sizes are asserted in the
+// tests of this crate), so every bit pattern is a value and no byte is uninitialised.
+unsafe impl aya::Pod for Event {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Flow {}
+// SAFETY: as above.
+unsafe impl aya::Pod for FlowKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for ListenerWanted {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Listeners {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Observed {}
+// SAFETY: as above.
+unsafe impl aya::Pod for ObservedKey {}

@@ -1,0 +1,60 @@
+//! Every map of the enforcer. What they hold is defined in egress-common; their names are what `bpftool map` shows.
+
+use aya_ebpf::{
+    btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
+    macros::btf_map,
+};
+use egress_common::{
+    counter::COUNTERS,
+    event::{Event, ListenerWanted, Observed, ObservedKey},
+    flow::{Flow, FlowKey},
+    listener::Listeners,
+};
+
+/// Cgroup id -> 1. Written by the agent (its own cgroup), read by connect. 64: one agent, one more while it is
+/// replaced, and room. Full: the agent does not start.
+#[btf_map]
+pub static EXEMPT: HashMap<u64, u32, 64> = HashMap::new();
+
+/// Prefix in 16-byte form -> 1. Written by the agent from `internal`, read by connect and sendmsg. Full: the agent does
+/// not start.
+#[btf_map]
+pub static INTERNAL: LpmTrie<[u8; 16], u32, 4096> = LpmTrie::new();
+
+/// TCP port in host order -> 1. Written by the agent: configured ports and those that domain rules name. Full: the
+/// policy is refused and the last good one stays.
+#[btf_map]
+pub static PORTS: HashMap<u16, u32, 1024> = HashMap::new();
+
+/// Network namespace cookie -> the agent's listeners in it. Written by the agent when it has bound them, read by
+/// connect, bind and getsockname. One per pod: 16,384 is 64 times the kubelet's default of pods per node. Full: no
+/// listener is published and connects stay held, then time out.
+#[btf_map]
+pub static LISTENERS: HashMap<u64, Listeners, 16384> = HashMap::new();
+
+/// Loopback leg -> what was asked. Written before the SYN leaves, taken by the agent on accept, deleted when the
+/// connect fails. Full: the connection is accepted, found unexplained, closed and counted.
+#[btf_map]
+pub static FLOWS: HashMap<FlowKey, Flow, 65536> = HashMap::new();
+
+/// Socket -> its birth and last redirected connect. Freed with the socket. No memory: the connect is refused.
+#[btf_map]
+pub static SOCKETS: SkStorage<Flow> = SkStorage::new();
+
+/// Attempts to report later -> their count. Least recently used leave first, which loses at most the count since their
+/// last report.
+#[btf_map]
+pub static OBSERVED: LruHashMap<ObservedKey, Observed, 16384> = LruHashMap::new();
+
+/// Reports for the agent, which drains them by timer: a wake-up would cost 11 us per connect. 1 MiB is 10,900 events.
+/// Full: counted.
+#[btf_map]
+pub static EVENTS: RingBuf<Event, { 1 << 20 }> = RingBuf::new();
+
+/// Requests for a listener; these wake the agent. Apart from EVENTS, so that a flood of reports cannot delay them.
+#[btf_map]
+pub static WANTED: RingBuf<ListenerWanted, { 1 << 16 }> = RingBuf::new();
+
+/// Per-CPU counts: outcomes by number, losses from 48 on.
+#[btf_map]
+pub static COUNTS: PerCpuArray<u64, { COUNTERS as usize }> = PerCpuArray::new();
