@@ -7,6 +7,7 @@ pub mod dial;
 pub mod leg;
 pub mod limits;
 mod race;
+pub mod read_head;
 pub mod refuse;
 pub mod resolve;
 pub mod tunnel;
