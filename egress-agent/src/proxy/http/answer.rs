@@ -1,0 +1,109 @@
+//! Which answer an outcome becomes: HTTP status, squid's name for the error, and a sentence.
+//!
+//! One exhaustive match, so that a new outcome cannot be answered by accident. `docs/denials.md` is the same table for
+//! people.
+
+use egress_common::outcome::Outcome;
+use http::StatusCode;
+
+/// How an outcome is told to an HTTP client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// Status code: squid's for the same mishap.
+    pub status: StatusCode,
+    /// Value of `X-Squid-Error`: squid's page name and the errno, 0 where there is none.
+    pub squid_error: &'static str,
+    /// What happened, in words.
+    pub words: &'static str,
+}
+
+const ACCESS_DENIED: &str = "ERR_ACCESS_DENIED 0";
+const INVALID_REQUEST: &str = "ERR_INVALID_REQ 0";
+const CANNOT_FORWARD: &str = "ERR_CANNOT_FORWARD 0";
+const DNS_FAIL: &str = "ERR_DNS_FAIL 0";
+
+impl Answer {
+    /// The answer to a request that became `outcome`. An outcome that lets bytes flow has none of ours; should one get
+    /// here, it is answered as an internal error.
+    #[must_use]
+    pub const fn to(outcome: Outcome) -> Self {
+        use Outcome as O;
+        match outcome {
+            O::NoRule => denied("No rule of the workload's policies allows it."),
+            O::ClusterDeny => denied("A policy of the whole cluster denies it."),
+            O::OutsideCeiling => denied("It lies outside what a policy of the whole cluster lets any namespace allow."),
+            O::UnselectedDenied => denied("No policy selects the workload, and such workloads may not leave."),
+            O::PrivateAnswer => denied("The name resolves to private addresses only, and it is not declared internal."),
+            O::AddressMismatch => denied("The address that was dialled is none of the name's."),
+            O::ForbiddenMethod => denied("CONNECT and upgrades are not possible here: what flows could not be judged."),
+            O::UnknownWorkload => denied("It is not known yet which workload this is."),
+            O::NoFlow => denied("No connect of a workload explains this connection."),
+            O::NoServerName | O::AmbiguousServerName | O::InvalidServerName | O::MalformedTls => {
+                denied("The TLS handshake does not name one host beyond doubt.")
+            }
+            O::UnknownProtocol => denied("The bytes are of no protocol that carries a name."),
+            O::ForeignSocket | O::ListenerAddress | O::BoundDevice | O::NoStorage | O::UnknownFamily => {
+                denied("The kernel programs refuse it.")
+            }
+            O::AmbiguousHost => invalid("The request does not name one host beyond doubt."),
+            O::MalformedHttp => invalid("The request breaks the rules of HTTP."),
+            O::HeadTooLarge => Self::new(431, "ERR_TOO_BIG 0", "The head of the request is larger than the limit."),
+            O::HeadTimeout => Self::new(
+                408,
+                "ERR_REQUEST_PARSE_TIMEOUT 0",
+                "The head of the request did not come in time.",
+            ),
+            O::Overload => Self::new(503, CANNOT_FORWARD, "The egress enforcer is at a limit; try again later."),
+            O::NameNotFound => Self::new(503, DNS_FAIL, "The name does not exist or has no usable address."),
+            O::LookupFailed => Self::new(503, DNS_FAIL, "The name servers failed or did not answer."),
+            O::OriginRefused => Self::new(503, "ERR_CONNECT_FAIL 111", "The origin refused the connection."),
+            O::OriginTimeout => Self::new(504, "ERR_CONNECT_FAIL 110", "The origin did not answer in time."),
+            O::OriginUnreachable => Self::new(503, "ERR_CONNECT_FAIL 113", "There is no route to the origin."),
+            O::OriginFailed => Self::new(
+                502,
+                "ERR_READ_ERROR 0",
+                "The origin went away before it answered, or answered against the rules of HTTP.",
+            ),
+            O::Internal
+            | O::Exempt
+            | O::Redirected
+            | O::Held
+            | O::OtherTcp
+            | O::OtherUdp
+            | O::OtherSocket
+            | O::AllowedByRule
+            | O::Unselected
+            | O::ClientGone
+            | O::AgentError => Self::new(500, CANNOT_FORWARD, "Something failed in the egress enforcer itself."),
+        }
+    }
+
+    /// The gRPC status that says the same (gRPC's own list: 3 INVALID_ARGUMENT, 7 PERMISSION_DENIED, 14 UNAVAILABLE).
+    #[must_use]
+    pub const fn grpc_status(&self) -> u8 {
+        match self.status.as_u16() {
+            403 => 7,
+            400..=499 => 3,
+            _ => 14,
+        }
+    }
+
+    const fn new(status: u16, squid_error: &'static str, words: &'static str) -> Self {
+        Self {
+            status: match StatusCode::from_u16(status) {
+                Ok(status) => status,
+                Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            squid_error,
+            words,
+        }
+    }
+}
+
+const fn denied(words: &'static str) -> Answer {
+    Answer::new(403, ACCESS_DENIED, words)
+}
+
+const fn invalid(words: &'static str) -> Answer {
+    Answer::new(400, INVALID_REQUEST, words)
+}

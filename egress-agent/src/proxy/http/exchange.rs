@@ -1,0 +1,125 @@
+//! One request and its answer, as the access log will tell it. Recorded exactly once, whatever happens.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use egress_common::outcome::Outcome;
+use http::{HeaderMap, Method, Version, header};
+
+use super::target::Target;
+use crate::{
+    access_log::{AddressRelation, Asked, Ending, Protocol, Record},
+    policy::Verdict,
+    proxy::Connection,
+};
+
+/// The facts of one request, gathered while it runs. Handed to the log by [`Exchange::finish`], or when dropped: a
+/// cancelled task leaves a record as well.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    connection: Arc<Connection>,
+    begun: Instant,
+    /// Taken out when it is handed over.
+    record: Option<Record>,
+}
+
+impl Exchange {
+    /// A request whose head has arrived, or ought to have.
+    pub(super) fn begin(connection: &Arc<Connection>, protocol: Protocol) -> Self {
+        let mut record = connection.record(Verdict::without_rule(Outcome::ClientGone));
+        record.started = jiff::Timestamp::now();
+        record.protocol = protocol;
+        record.ending = Ending::Drained;
+        Self {
+            connection: Arc::clone(connection),
+            begun: Instant::now(),
+            record: Some(record),
+        }
+    }
+
+    /// Counts from an earlier moment: a head that never became complete began when the connection did.
+    pub(super) fn began_with_connection(&mut self) {
+        self.begun = self.connection.accepted;
+        let accepted_at = self.connection.accepted_at;
+        self.with(|record| record.started = accepted_at);
+    }
+
+    pub(super) fn fields(&mut self, fields: &HeaderMap) {
+        self.with(|record| {
+            record.referer = fields.get(header::REFERER).cloned();
+            record.user_agent = fields.get(header::USER_AGENT).cloned();
+        });
+    }
+
+    pub(super) fn target(&mut self, method: &Method, target: &Target, version: Version) {
+        self.with(|record| {
+            record.asked = Asked::Request {
+                method: method.clone(),
+                url: target.url.clone(),
+                version,
+            };
+        });
+    }
+
+    pub(super) fn verdict(&mut self, verdict: Verdict, enforced: bool) {
+        self.with(|record| {
+            record.verdict = verdict;
+            record.enforced = enforced;
+        });
+    }
+
+    /// The request was allowed and then failed: the rule stays, the outcome says how.
+    pub(super) fn failed(&mut self, outcome: Outcome) {
+        self.with(|record| record.verdict.outcome = outcome);
+    }
+
+    pub(super) fn upstream(&mut self, address: Option<SocketAddr>, relation: Option<AddressRelation>) {
+        self.with(|record| {
+            record.upstream = address;
+            record.relation = relation;
+        });
+    }
+
+    /// The head of the answer that the client gets.
+    pub(super) fn answer(&mut self, status: http::StatusCode, fields: &HeaderMap) {
+        self.with(|record| {
+            record.status = status.as_u16();
+            record.content_type = fields.get(header::CONTENT_TYPE).cloned();
+        });
+    }
+
+    /// Whether the head of an answer has been given.
+    pub(super) fn is_answered(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.status != 0)
+    }
+
+    pub(super) fn moved(&mut self, to_client: u64, to_origin: u64) {
+        self.with(|record| {
+            record.bytes_to_client = to_client;
+            record.bytes_to_origin = to_origin;
+        });
+    }
+
+    /// How it ends if nothing else is heard of it.
+    pub(super) fn will_end(&mut self, ending: Ending) {
+        self.with(|record| record.ending = ending);
+    }
+
+    pub(super) fn finish(mut self, ending: Ending) {
+        self.will_end(ending);
+    }
+
+    fn with(&mut self, change: impl FnOnce(&mut Record)) {
+        if let Some(record) = &mut self.record {
+            change(record);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            record.duration = self.begun.elapsed();
+            self.connection.services.log.record(record);
+        }
+    }
+}

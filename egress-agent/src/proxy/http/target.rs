@@ -1,0 +1,254 @@
+//! Where a request goes: one host, or a refusal. Pure; nothing is read or sent here.
+//!
+//! A request can name its host in up to three places (absolute-form target, `Host`, `:authority`). They must agree, or
+//! two readers of the same bytes could pick different ones; what disagrees is refused with 400 instead of guessed at.
+
+use std::net::SocketAddr;
+
+use egress_common::outcome::Outcome;
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, uri};
+
+use super::path::{Path, Readings};
+use crate::policy::{DomainName, Host};
+
+/// The only scheme that clear text on an intercepted port can have, and its default port.
+const SCHEME: &str = "http";
+const DEFAULT_PORT: u16 = 80;
+
+/// What a request asks for, as far as judging and logging need it. What is passed on to the origin is the request as it
+/// came, never a rendering of this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The host to judge and to dial.
+    pub host: Host,
+    /// The port written behind the host, if one was. **Not** judged and not dialled: both happen to the port that the
+    /// workload dialled. It may differ: behind a port forward a client rightly says `Host: name:8080` while it dials 80,
+    /// and the port in a header opens nothing. Only a contradiction between two places of one request is refused.
+    pub port_in_authority: Option<u16>,
+    /// Absolute URL for the log: the judged host, the dialled port unless 80, path and query as sent.
+    pub url: Uri,
+    /// The path as rules see it.
+    pub path: Readings,
+}
+
+/// The parts of a request head that name its target.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    /// Method.
+    pub method: &'a Method,
+    /// Request-target; for HTTP/2 `:scheme`, `:authority` and `:path`.
+    pub uri: &'a Uri,
+    /// Version on the client's side.
+    pub version: Version,
+    /// All fields.
+    pub headers: &'a HeaderMap,
+}
+
+/// Why a request has no target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// RFC 9112 section 3.2: 400 for HTTP/1.1 without Host.
+    #[error("the request names no host")]
+    NoHost,
+    /// RFC 9112 section 3.2: 400 for more than one Host line.
+    #[error("the request has more than one Host field")]
+    SeveralHosts,
+    /// The request-target (or `:authority`) says one host or port and `Host` another.
+    #[error("the request-target and the Host field name different hosts")]
+    Contradiction,
+    /// `user@host`: RFC 9110 section 4.2.4 makes it an error, and parsers disagree about where the host begins.
+    #[error("the host is preceded by user information")]
+    UserInfo,
+    /// Not a host name, an IPv4 address or a bracketed IPv6 address.
+    #[error("the host is no name and no address")]
+    BadHost,
+    /// Not a number from 1 to 65535.
+    #[error("the port is no number from 1 to 65535")]
+    BadPort,
+    /// Absolute-form with a scheme that the origin would have to fetch for us.
+    #[error("the scheme of the request-target is not http")]
+    Scheme,
+    /// Neither a path nor a URL nor `*` for OPTIONS.
+    #[error("the request-target is neither a path nor an http URL")]
+    Form,
+    /// CONNECT, plain or extended: what would flow through it could not be judged.
+    #[error("CONNECT is not possible here: connect to the destination itself")]
+    Connect,
+}
+
+/// `host[:port]`, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Authority {
+    host: Host,
+    port: Option<u16>,
+}
+
+impl Target {
+    /// Reads the target of a request on a connection that dialled `original`.
+    ///
+    /// HTTP/1.0 without `Host` names nothing: it is judged as the dialled address, which only a `cidr` rule allows.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn read(head: &Head<'_>, original: SocketAddr) -> Result<Self, Refusal> {
+        if head.method == Method::CONNECT {
+            return Err(Refusal::Connect);
+        }
+        check_form(head)?;
+        let stated = head.uri.authority().map(|text| Authority::parse(text.as_str())).transpose()?;
+        let field = host_field(head.headers)?;
+        let authority = agree(stated, field)?;
+        let (host, port_in_authority) = match authority {
+            Some(Authority { host, port }) => (host, port),
+            None if head.version < Version::HTTP_11 => (Host::Address(original.ip().to_canonical()), None),
+            None => return Err(Refusal::NoHost),
+        };
+        let url = url(&host, original.port(), head.uri)?;
+        Ok(Self {
+            host,
+            port_in_authority,
+            url,
+            path: Path(head.uri.path()).readings(),
+        })
+    }
+}
+
+impl Refusal {
+    /// The outcome for record and answer.
+    #[must_use]
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::NoHost | Self::SeveralHosts | Self::Contradiction | Self::UserInfo | Self::BadHost => {
+                Outcome::AmbiguousHost
+            }
+            Self::BadPort | Self::Scheme | Self::Form => Outcome::MalformedHttp,
+            Self::Connect => Outcome::ForbiddenMethod,
+        }
+    }
+}
+
+impl Authority {
+    /// Reads `host[:port]` (RFC 3986 section 3.2), without userinfo. Percent-encoded and non-ASCII hosts are refused:
+    /// who decodes them, and when, differs from reader to reader.
+    fn parse(text: &str) -> Result<Self, Refusal> {
+        if text.contains('@') {
+            return Err(Refusal::UserInfo);
+        }
+        let (host, port) = split_port(text)?;
+        if host.is_empty() {
+            return Err(Refusal::NoHost);
+        }
+        Ok(Self {
+            host: parse_host(host)?,
+            port,
+        })
+    }
+
+    /// The same host and, with the scheme's default filled in, the same port.
+    fn agrees_with(&self, other: &Self) -> bool {
+        self.host == other.host && self.port.unwrap_or(DEFAULT_PORT) == other.port.unwrap_or(DEFAULT_PORT)
+    }
+}
+
+/// Origin-form, absolute-form with `http`, or `*` with OPTIONS (RFC 9112 section 3.2). HTTP/2 always has a scheme.
+fn check_form(head: &Head<'_>) -> Result<(), Refusal> {
+    if let Some(scheme) = head.uri.scheme_str() {
+        if !scheme.eq_ignore_ascii_case(SCHEME) {
+            return Err(Refusal::Scheme);
+        }
+    } else if head.uri.authority().is_some() && head.version < Version::HTTP_2 {
+        return Err(Refusal::Form);
+    }
+    let path = head.uri.path();
+    if path.starts_with('/') || (path == "*" && head.method == Method::OPTIONS) {
+        Ok(())
+    } else {
+        Err(Refusal::Form)
+    }
+}
+
+fn host_field(headers: &HeaderMap) -> Result<Option<Authority>, Refusal> {
+    let mut fields = headers.get_all(header::HOST).iter();
+    let Some(field) = fields.next() else {
+        return Ok(None);
+    };
+    if fields.next().is_some() {
+        return Err(Refusal::SeveralHosts);
+    }
+    Authority::parse(text_of(field)?).map(Some)
+}
+
+fn text_of(field: &HeaderValue) -> Result<&str, Refusal> {
+    // Visible ASCII only, and no list: `Host: a, b` must not be read as either.
+    field.to_str().map_err(|_| Refusal::BadHost)
+}
+
+fn agree(stated: Option<Authority>, field: Option<Authority>) -> Result<Option<Authority>, Refusal> {
+    match (stated, field) {
+        (Some(stated), Some(field)) if !stated.agrees_with(&field) => Err(Refusal::Contradiction),
+        (Some(authority), _) | (None, Some(authority)) => Ok(Some(authority)),
+        (None, None) => Ok(None),
+    }
+}
+
+fn split_port(text: &str) -> Result<(&str, Option<u16>), Refusal> {
+    // The colon that ends the host is the one after the bracket, if there is a bracket.
+    let host_end = match text.strip_prefix('[') {
+        Some(_) => text.find(']').map(|at| at + 1).ok_or(Refusal::BadHost)?,
+        None => text.find(':').unwrap_or(text.len()),
+    };
+    let (host, rest) = text.split_at_checked(host_end).ok_or(Refusal::BadHost)?;
+    let Some(port) = rest.strip_prefix(':') else {
+        return if rest.is_empty() { Ok((host, None)) } else { Err(Refusal::BadHost) };
+    };
+    if port.is_empty() {
+        // RFC 3986 section 3.2.3 allows `host:`.
+        return Ok((host, None));
+    }
+    // u16's own parser takes a sign.
+    if !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Refusal::BadPort);
+    }
+    match port.parse() {
+        Ok(0) | Err(_) => Err(Refusal::BadPort),
+        Ok(port) => Ok((host, Some(port))),
+    }
+}
+
+fn parse_host(text: &str) -> Result<Host, Refusal> {
+    if let Some(literal) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        let address: std::net::Ipv6Addr = literal.parse().map_err(|_| Refusal::BadHost)?;
+        return Ok(Host::Address(std::net::IpAddr::V6(address).to_canonical()));
+    }
+    if let Ok(address) = text.parse::<std::net::Ipv4Addr>() {
+        return Ok(Host::Address(address.into()));
+    }
+    let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    if !text.bytes().all(is_host_byte) {
+        return Err(Refusal::BadHost);
+    }
+    DomainName::parse(text).map(Host::Name).map_err(|_| Refusal::BadHost)
+}
+
+fn url(host: &Host, port: u16, sent: &Uri) -> Result<Uri, Refusal> {
+    let authority = if port == DEFAULT_PORT {
+        host.to_string()
+    } else {
+        format!("{host}:{port}")
+    };
+    let path = match sent.path_and_query() {
+        // `*` has no place behind an authority.
+        Some(path) if path.as_str().starts_with('/') => path.clone(),
+        Some(_) => uri::PathAndQuery::from_static("/*"),
+        None => uri::PathAndQuery::from_static("/"),
+    };
+    Uri::builder()
+        .scheme(SCHEME)
+        .authority(authority)
+        .path_and_query(path)
+        .build()
+        .map_err(|_| Refusal::BadHost)
+}
+
+#[cfg(test)]
+mod tests;
