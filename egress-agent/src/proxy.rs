@@ -5,6 +5,7 @@ pub mod connection;
 pub mod detect;
 pub mod dial;
 pub mod leg;
+pub mod http;
 pub mod limits;
 mod race;
 pub mod read_head;

@@ -31,11 +31,19 @@ impl Answer {
         match outcome {
             O::NoRule => denied("No rule of the workload's policies allows it."),
             O::ClusterDeny => denied("A policy of the whole cluster denies it."),
-            O::OutsideCeiling => denied("It lies outside what a policy of the whole cluster lets any namespace allow."),
-            O::UnselectedDenied => denied("No policy selects the workload, and such workloads may not leave."),
-            O::PrivateAnswer => denied("The name resolves to private addresses only, and it is not declared internal."),
+            O::OutsideCeiling => {
+                denied("It lies outside what a policy of the whole cluster lets any namespace allow.")
+            }
+            O::UnselectedDenied => {
+                denied("No policy selects the workload, and such workloads may not leave.")
+            }
+            O::PrivateAnswer => {
+                denied("The name resolves to private addresses only, and it is not declared internal.")
+            }
             O::AddressMismatch => denied("The address that was dialled is none of the name's."),
-            O::ForbiddenMethod => denied("CONNECT and upgrades are not possible here: what flows could not be judged."),
+            O::ForbiddenMethod => {
+                denied("CONNECT and upgrades are not possible here: what flows could not be judged.")
+            }
             O::UnknownWorkload => denied("It is not known yet which workload this is."),
             O::NoFlow => denied("No connect of a workload explains this connection."),
             O::NoServerName | O::AmbiguousServerName | O::InvalidServerName | O::MalformedTls => {
@@ -47,18 +55,28 @@ impl Answer {
             }
             O::AmbiguousHost => invalid("The request does not name one host beyond doubt."),
             O::MalformedHttp => invalid("The request breaks the rules of HTTP."),
-            O::HeadTooLarge => Self::new(431, "ERR_TOO_BIG 0", "The head of the request is larger than the limit."),
+            O::HeadTooLarge => Self::new(
+                431,
+                "ERR_TOO_BIG 0",
+                "The head of the request is larger than the limit.",
+            ),
             O::HeadTimeout => Self::new(
                 408,
                 "ERR_REQUEST_PARSE_TIMEOUT 0",
                 "The head of the request did not come in time.",
             ),
-            O::Overload => Self::new(503, CANNOT_FORWARD, "The egress enforcer is at a limit; try again later."),
+            O::Overload => Self::new(
+                503,
+                CANNOT_FORWARD,
+                "The egress enforcer is at a limit; try again later.",
+            ),
             O::NameNotFound => Self::new(503, DNS_FAIL, "The name does not exist or has no usable address."),
             O::LookupFailed => Self::new(503, DNS_FAIL, "The name servers failed or did not answer."),
             O::OriginRefused => Self::new(503, "ERR_CONNECT_FAIL 111", "The origin refused the connection."),
             O::OriginTimeout => Self::new(504, "ERR_CONNECT_FAIL 110", "The origin did not answer in time."),
-            O::OriginUnreachable => Self::new(503, "ERR_CONNECT_FAIL 113", "There is no route to the origin."),
+            O::OriginUnreachable => {
+                Self::new(503, "ERR_CONNECT_FAIL 113", "There is no route to the origin.")
+            }
             O::OriginFailed => Self::new(
                 502,
                 "ERR_READ_ERROR 0",
@@ -74,7 +92,11 @@ impl Answer {
             | O::AllowedByRule
             | O::Unselected
             | O::ClientGone
-            | O::AgentError => Self::new(500, CANNOT_FORWARD, "Something failed in the egress enforcer itself."),
+            | O::AgentError => Self::new(
+                500,
+                CANNOT_FORWARD,
+                "Something failed in the egress enforcer itself.",
+            ),
         }
     }
 

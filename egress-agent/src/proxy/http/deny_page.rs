@@ -1,7 +1,6 @@
 //! A refusal that explains itself: status, `X-Squid-Error`, `X-Egress-Reason`, `X-Egress-Rule` and a short page.
 
 use bytes::Bytes;
-use egress_common::outcome::Outcome;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::answer::Answer;
@@ -36,9 +35,8 @@ impl Refused<'_> {
     /// The answer over HTTP/1 and for plain requests over HTTP/2: a page in HTML for a client that says it wants HTML,
     /// else in plain text.
     #[must_use]
-    pub fn page(&self, request: &HeaderMap) -> Response<Bytes> {
+    pub fn page(&self, is_html: bool) -> Response<Bytes> {
         let answer = Answer::to(self.verdict.outcome);
-        let is_html = wants_html(request);
         let (kind, text) = if is_html {
             ("text/html; charset=utf-8", self.html(&answer))
         } else {
@@ -71,14 +69,22 @@ impl Refused<'_> {
 
     fn explain(&self, answer: &Answer, headers: &mut HeaderMap) {
         headers.insert(X_SQUID_ERROR, HeaderValue::from_static(answer.squid_error));
-        headers.insert(X_EGRESS_REASON, HeaderValue::from_static(self.verdict.outcome.as_str()));
+        headers.insert(
+            X_EGRESS_REASON,
+            HeaderValue::from_static(self.verdict.outcome.as_str()),
+        );
         if let Some(rule) = &self.verdict.rule {
             headers.insert(X_EGRESS_RULE, visible(&rule.to_string()));
         }
     }
 
     fn text(&self, answer: &Answer) -> String {
-        let mut text = format!("{} {}\n{}\n", answer.status.as_u16(), self.headline(), answer.words);
+        let mut text = format!(
+            "{} {}\n{}\n",
+            answer.status.as_u16(),
+            self.headline(),
+            answer.words
+        );
         for (name, value) in self.facts() {
             text.push_str(&format!("{name}: {value}\n"));
         }
@@ -102,7 +108,9 @@ impl Refused<'_> {
     fn headline(&self) -> String {
         let what = match self.verdict.outcome.class() {
             egress_common::outcome::Class::Deny => "Refused by the egress enforcer",
-            egress_common::outcome::Class::Fail | egress_common::outcome::Class::Allow => "Could not be reached",
+            egress_common::outcome::Class::Fail | egress_common::outcome::Class::Allow => {
+                "Could not be reached"
+            }
         };
         match self.host {
             Some(host) => format!("{what}: {host}:{}", self.port),
@@ -126,20 +134,15 @@ impl Refused<'_> {
     }
 }
 
-/// Whether the outcome's answer ends the connection: what follows a head that could not be read has no known beginning.
+/// Whether the client's `Accept` asks for HTML, as browsers' does.
 #[must_use]
-pub const fn ends_connection(outcome: Outcome) -> bool {
-    matches!(
-        outcome,
-        Outcome::MalformedHttp | Outcome::AmbiguousHost | Outcome::HeadTooLarge | Outcome::HeadTimeout | Outcome::ForbiddenMethod
-    )
-}
-
-fn wants_html(request: &HeaderMap) -> bool {
-    request
-        .get_all(header::ACCEPT)
-        .iter()
-        .any(|value| value.as_bytes().windows(9).any(|window| window.eq_ignore_ascii_case(b"text/html")))
+pub fn wants_html(request: &HeaderMap) -> bool {
+    request.get_all(header::ACCEPT).iter().any(|value| {
+        value
+            .as_bytes()
+            .windows(9)
+            .any(|window| window.eq_ignore_ascii_case(b"text/html"))
+    })
 }
 
 fn escape_html(text: &str) -> String {
@@ -161,7 +164,13 @@ fn escape_html(text: &str) -> String {
 fn visible(text: &str) -> HeaderValue {
     let ascii: String = text
         .chars()
-        .map(|character| if matches!(character, ' '..='~') { character } else { '?' })
+        .map(|character| {
+            if matches!(character, ' '..='~') {
+                character
+            } else {
+                '?'
+            }
+        })
         .collect();
     HeaderValue::try_from(ascii).unwrap_or_else(|_| HeaderValue::from_static("?"))
 }

@@ -1,11 +1,14 @@
 //! One request and its answer, as the access log will tell it. Recorded exactly once, whatever happens.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use egress_common::outcome::Outcome;
-use http::{HeaderMap, Method, Version, header};
+use http::{HeaderMap, Method, Uri, Version, header};
 
-use super::target::Target;
 use crate::{
     access_log::{AddressRelation, Asked, Ending, Protocol, Record},
     policy::Verdict,
@@ -36,11 +39,16 @@ impl Exchange {
         }
     }
 
-    /// Counts from an earlier moment: a head that never became complete began when the connection did.
-    pub(super) fn began_with_connection(&mut self) {
-        self.begun = self.connection.accepted;
-        let accepted_at = self.connection.accepted_at;
-        self.with(|record| record.started = accepted_at);
+    /// Counts from an earlier moment: a head that never became complete.
+    pub(super) fn began(&mut self, ago: Duration) {
+        let now = Instant::now();
+        self.begun = now.checked_sub(ago).unwrap_or(now);
+        let started = jiff::Timestamp::now();
+        let started = jiff::SignedDuration::try_from(ago)
+            .ok()
+            .and_then(|ago| started.checked_sub(ago).ok())
+            .unwrap_or(started);
+        self.with(|record| record.started = started);
     }
 
     pub(super) fn fields(&mut self, fields: &HeaderMap) {
@@ -50,11 +58,11 @@ impl Exchange {
         });
     }
 
-    pub(super) fn target(&mut self, method: &Method, target: &Target, version: Version) {
+    pub(super) fn asked(&mut self, method: &Method, url: Uri, version: Version) {
         self.with(|record| {
             record.asked = Asked::Request {
                 method: method.clone(),
-                url: target.url.clone(),
+                url,
                 version,
             };
         });
@@ -85,11 +93,6 @@ impl Exchange {
             record.status = status.as_u16();
             record.content_type = fields.get(header::CONTENT_TYPE).cloned();
         });
-    }
-
-    /// Whether the head of an answer has been given.
-    pub(super) fn is_answered(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| record.status != 0)
     }
 
     pub(super) fn moved(&mut self, to_client: u64, to_origin: u64) {

@@ -1,7 +1,5 @@
 //! The verdict on one request.
 
-use egress_common::outcome::Outcome;
-
 use super::target::{Head, Refusal, Target};
 use crate::{
     policy::{self, Posture, RequestFacts, Verdict},
@@ -47,7 +45,16 @@ pub(super) fn judge(connection: &Connection, head: &Head<'_>) -> Judged {
         }
     };
     let view = connection.view();
-    let verdict = verdict(connection, &view, head.method.as_str(), &target);
+    let verdict = view.judge(&policy::Target {
+        host: &target.host,
+        port: connection.original.port(),
+        address: connection.original.ip(),
+        request: Some(RequestFacts {
+            method: head.method.as_str(),
+            // As sent: whether a path can be read in more than one way is the policy's to find.
+            path: head.uri.path(),
+        }),
+    });
     match view.posture() {
         Posture::Enforce if !verdict.is_allow() => Judged::Refuse {
             target: Some(target),
@@ -65,22 +72,4 @@ pub(super) fn judge(connection: &Connection, head: &Head<'_>) -> Judged {
             enforced: false,
         },
     }
-}
-
-/// Allowed only if every reading of the path is; the first denial is the verdict.
-fn verdict(connection: &Connection, view: &policy::PolicyView, method: &str, target: &Target) -> Verdict {
-    let mut allowed = None;
-    for path in target.path.texts() {
-        let verdict = view.judge(&policy::Target {
-            host: &target.host,
-            port: connection.original.port(),
-            address: connection.original.ip(),
-            request: Some(RequestFacts { method, path }),
-        });
-        if !verdict.is_allow() {
-            return verdict;
-        }
-        allowed.get_or_insert(verdict);
-    }
-    allowed.unwrap_or_else(|| Verdict::without_rule(Outcome::NoRule))
 }

@@ -6,10 +6,9 @@
 use std::net::SocketAddr;
 
 use egress_common::outcome::Outcome;
-use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, uri};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 
-use super::path::{Path, Readings};
-use crate::policy::{DomainName, Host};
+use crate::policy::Host;
 
 /// The only scheme that clear text on an intercepted port can have, and its default port.
 const SCHEME: &str = "http";
@@ -27,8 +26,6 @@ pub struct Target {
     pub port_in_authority: Option<u16>,
     /// Absolute URL for the log: the judged host, the dialled port unless 80, path and query as sent.
     pub url: Uri,
-    /// The path as rules see it.
-    pub path: Readings,
 }
 
 /// The parts of a request head that name its target.
@@ -95,8 +92,15 @@ impl Target {
             return Err(Refusal::Connect);
         }
         check_form(head)?;
-        let stated = head.uri.authority().map(|text| Authority::parse(text.as_str())).transpose()?;
+        let stated = head
+            .uri
+            .authority()
+            .map(|text| Authority::parse(text.as_str()))
+            .transpose()?;
         let field = host_field(head.headers)?;
+        if field.is_none() && head.version == Version::HTTP_11 {
+            return Err(Refusal::NoHost);
+        }
         let authority = agree(stated, field)?;
         let (host, port_in_authority) = match authority {
             Some(Authority { host, port }) => (host, port),
@@ -108,8 +112,18 @@ impl Target {
             host,
             port_in_authority,
             url,
-            path: Path(head.uri.path()).readings(),
         })
+    }
+
+    /// What to log for a request whose target cannot be told: the dialled address in the place of the host.
+    #[must_use]
+    pub fn url_of_dialled(sent: &Uri, original: SocketAddr) -> Option<Uri> {
+        url(
+            &Host::Address(original.ip().to_canonical()),
+            original.port(),
+            sent,
+        )
+        .ok()
     }
 }
 
@@ -199,7 +213,11 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), Refusal> {
     };
     let (host, rest) = text.split_at_checked(host_end).ok_or(Refusal::BadHost)?;
     let Some(port) = rest.strip_prefix(':') else {
-        return if rest.is_empty() { Ok((host, None)) } else { Err(Refusal::BadHost) };
+        return if rest.is_empty() {
+            Ok((host, None))
+        } else {
+            Err(Refusal::BadHost)
+        };
     };
     if port.is_empty() {
         // RFC 3986 section 3.2.3 allows `host:`.
@@ -216,18 +234,12 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), Refusal> {
 }
 
 fn parse_host(text: &str) -> Result<Host, Refusal> {
-    if let Some(literal) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        let address: std::net::Ipv6Addr = literal.parse().map_err(|_| Refusal::BadHost)?;
-        return Ok(Host::Address(std::net::IpAddr::V6(address).to_canonical()));
-    }
-    if let Ok(address) = text.parse::<std::net::Ipv4Addr>() {
-        return Ok(Host::Address(address.into()));
-    }
-    let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let is_host_byte =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'[' | b']' | b':');
     if !text.bytes().all(is_host_byte) {
         return Err(Refusal::BadHost);
     }
-    DomainName::parse(text).map(Host::Name).map_err(|_| Refusal::BadHost)
+    Host::parse(text).map_err(|_| Refusal::BadHost)
 }
 
 fn url(host: &Host, port: u16, sent: &Uri) -> Result<Uri, Refusal> {
@@ -236,11 +248,11 @@ fn url(host: &Host, port: u16, sent: &Uri) -> Result<Uri, Refusal> {
     } else {
         format!("{host}:{port}")
     };
-    let path = match sent.path_and_query() {
+    let path = match sent.query() {
         // `*` has no place behind an authority.
-        Some(path) if path.as_str().starts_with('/') => path.clone(),
-        Some(_) => uri::PathAndQuery::from_static("/*"),
-        None => uri::PathAndQuery::from_static("/"),
+        _ if sent.path() == "*" => "/*".to_owned(),
+        Some(query) => format!("{}?{query}", sent.path()),
+        None => sent.path().to_owned(),
     };
     Uri::builder()
         .scheme(SCHEME)

@@ -1,0 +1,41 @@
+//! HTTP in clear: judged per request, not per connection.
+//!
+//! `target` and `path` read a request, `judge` asks the policy, `h1` and `h2` speak the two protocols, `deny_page` says
+//! no. Nothing here terminates TLS, and nothing is added to or taken out of a message but what its hop needs.
+
+pub mod answer;
+mod body;
+mod client;
+pub mod deny_page;
+mod exchange;
+mod forward;
+mod h1;
+mod interim;
+mod judge;
+mod lane;
+pub mod target;
+mod upgrade;
+mod upstream;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use super::Connection;
+use crate::access_log::Protocol;
+
+/// Serves a connection whose first bytes were recognised as HTTP, to its end. `prefix` is what was read of it. One record
+/// per request goes to the log, also when this future is dropped.
+///
+/// The future is not `Send`: client and origin legs stay on one worker.
+pub async fn serve(connection: Arc<Connection>, stream: TcpStream, prefix: Bytes, protocol: Protocol) {
+    if let Err(error) = stream.set_nodelay(true) {
+        // It only costs time.
+        tracing::debug!(%error, "TCP_NODELAY");
+    }
+    match protocol {
+        Protocol::Http1 => h1::serve(connection, stream, prefix).await,
+        Protocol::Http2 | Protocol::Tls | Protocol::Unknown => {}
+    }
+}

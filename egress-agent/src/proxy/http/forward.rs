@@ -1,0 +1,243 @@
+//! An allowed HTTP/1 request on its way to the origin, and the answer on its way back.
+
+use std::{cell::Cell, rc::Rc, task::Poll};
+
+use egress_common::outcome::Outcome;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header, request};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::{
+    body::{RequestBody, ResponseBody, lists},
+    interim::Gate,
+    lane::{Lane, Manner, close},
+    target::Target,
+    upgrade::{self, Offer},
+    upstream::{Unsent, Upstream},
+};
+use crate::{
+    policy::{Host, Verdict},
+    proxy::dial::DialError,
+};
+
+/// The client has gone; there is nobody to answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the client has gone")]
+pub(super) struct Gone;
+
+/// A request that may go on.
+pub(super) struct Passed {
+    pub(super) target: Target,
+    pub(super) verdict: Verdict,
+    pub(super) is_html: bool,
+}
+
+/// What has to be remembered of a request until its answer comes.
+struct Sent {
+    offer: Offer,
+    version: Version,
+    has_body: bool,
+    /// Whether the body may flow; set by the body itself.
+    is_open: Rc<Cell<bool>>,
+}
+
+/// Why no answer came.
+enum Failure {
+    Dial(DialError),
+    /// The origin broke off or broke the rules.
+    Origin,
+    ClientGone,
+}
+
+impl Lane {
+    pub(super) async fn forward(
+        self: &Rc<Self>,
+        mut parts: request::Parts,
+        body: Incoming,
+        passed: Passed,
+    ) -> Result<Response<ResponseBody>, Gone> {
+        let gate = expects_continue(&parts, &body).then(Gate::default);
+        let sent = Sent {
+            offer: upgrade::filter(&mut parts),
+            version: parts.version,
+            has_body: !body.is_end_stream(),
+            is_open: Rc::new(Cell::new(gate.is_none())),
+        };
+        let body = RequestBody::new(body, gate.as_ref(), &sent.is_open);
+        let mut request = Request::from_parts(parts, body);
+        self.hear_interim(&mut request, gate, sent.version == Version::HTTP_11);
+        let answer = self.send(&passed.target.host, request).await;
+        self.interim_sent().await;
+        match answer {
+            Ok((response, upstream)) => Ok(self.relay(response, upstream, &passed, &sent)),
+            Err(Failure::ClientGone) => Err(Gone),
+            Err(Failure::Origin) => Ok(self.fail(Outcome::OriginFailed, passed, &sent)),
+            Err(Failure::Dial(error)) => {
+                self.note(|exchange| exchange.upstream(error.address, error.relation));
+                Ok(self.fail(error.outcome, passed, &sent))
+            }
+        }
+    }
+
+    /// Sends the request over the kept connection if it leads to the same host, else over a new one.
+    ///
+    /// A kept connection that the origin has closed in the meantime is no fault of the request: it is sent once more over
+    /// a new one if no byte of it was written, or if it is one that may be repeated (RFC 9110 section 9.2.2), has no
+    /// body, and no byte of an answer came.
+    async fn send(
+        &self,
+        host: &Host,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Upstream), Failure> {
+        let kept = self
+            .take_kept()
+            .filter(|kept| kept.host == *host && !kept.sender.is_closed());
+        if let Some(mut kept) = kept
+            && kept.sender.ready().await.is_ok()
+        {
+            let spare = is_repeatable(&request).then(|| repeat(&request));
+            self.goes_to(&kept);
+            let read_before = kept.traffic.read.get();
+            match kept.send(request).await {
+                Ok(response) => return Ok((response, kept)),
+                Err(unsent) => {
+                    let is_silent = kept.traffic.read.get() == read_before;
+                    let again = unsent.request.or_else(|| spare.filter(|_| is_silent));
+                    request = again.ok_or_else(|| self.failure())?;
+                }
+            }
+        }
+        let mut upstream = Upstream::dial(&self.connection, &self.client, host)
+            .await
+            .map_err(Failure::Dial)?;
+        self.goes_to(&upstream);
+        match upstream.send(request).await {
+            Ok(response) => Ok((response, upstream)),
+            Err(unsent) => {
+                let Unsent { error, .. } = *unsent;
+                tracing::debug!(%error, %host, "no answer");
+                Err(self.failure())
+            }
+        }
+    }
+
+    /// Who broke off: a request's body that ends early fails the connection to the origin as well.
+    fn failure(&self) -> Failure {
+        if self.client.is_gone() {
+            Failure::ClientGone
+        } else {
+            Failure::Origin
+        }
+    }
+
+    /// Makes the answer the client's.
+    fn relay(
+        self: &Rc<Self>,
+        response: Response<Incoming>,
+        upstream: Upstream,
+        passed: &Passed,
+        sent: &Sent,
+    ) -> Response<ResponseBody> {
+        let (mut parts, body) = response.into_parts();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            if !upgrade::is_taken(sent.offer, &parts.headers) {
+                // Nobody offered what it switches to.
+                let verdict = passed.verdict.clone();
+                return self.failed(
+                    Outcome::OriginFailed,
+                    verdict,
+                    &passed.target,
+                    passed.is_html,
+                    true,
+                );
+            }
+            self.answers(&parts, sent.version);
+            self.upgrade(upstream);
+            return Response::from_parts(parts, ResponseBody::page(self, bytes::Bytes::new()));
+        }
+        // An answer before the body was asked for: client and origin may not agree on whether the body still comes, and
+        // what one takes for a body the other could take for a request that nobody judged.
+        let is_settled = sent.is_open.get();
+        if !is_settled {
+            close(&mut parts.headers);
+        }
+        self.answers(&parts, sent.version);
+        let body = ResponseBody::origin(self, body, upstream, is_settled);
+        Response::from_parts(parts, body)
+    }
+
+    fn fail(self: &Rc<Self>, outcome: Outcome, passed: Passed, sent: &Sent) -> Response<ResponseBody> {
+        let Passed {
+            target,
+            verdict,
+            is_html,
+        } = passed;
+        self.failed(outcome, verdict, &target, is_html, sent.has_body)
+    }
+
+    fn failed(
+        self: &Rc<Self>,
+        outcome: Outcome,
+        mut verdict: Verdict,
+        target: &Target,
+        is_html: bool,
+        closes: bool,
+    ) -> Response<ResponseBody> {
+        verdict.outcome = outcome;
+        self.note(|exchange| exchange.failed(outcome));
+        self.explain(Some(target), &verdict, None, Manner { is_html, closes })
+    }
+
+    /// Has the origin's 1xx heads passed on, and 100 open the gate.
+    fn hear_interim(&self, request: &mut Request<RequestBody>, gate: Option<Gate>, passes: bool) {
+        let interim = self.client.interim.clone();
+        hyper::ext::on_informational(request, move |head| {
+            if head.status() == StatusCode::CONTINUE {
+                // hyper says 100 to the client when the body is first read.
+                if let Some(gate) = &gate {
+                    gate.open();
+                }
+            } else if passes {
+                // RFC 9110 section 15.2: not to a client of HTTP/1.0.
+                interim.push(head.status(), head.headers());
+            }
+        });
+    }
+
+    /// Waits until the heads that came before the answer are out. Whoever sends them wakes this task.
+    async fn interim_sent(&self) {
+        std::future::poll_fn(|_| {
+            if self.client.interim.is_empty() || self.client.is_gone() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+}
+
+fn expects_continue(parts: &request::Parts, body: &Incoming) -> bool {
+    parts.version == Version::HTTP_11
+        && !body.is_end_stream()
+        && lists(&parts.headers, &header::EXPECT, "100-continue")
+}
+
+/// RFC 9110 section 9.2.2, and nothing that would have to be read twice.
+fn is_repeatable(request: &Request<RequestBody>) -> bool {
+    let is_idempotent = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    );
+    is_idempotent && request.body().is_end_stream()
+}
+
+fn repeat(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = HeaderMap::clone(request.headers());
+    *copy.extensions_mut() = request.extensions().clone();
+    copy
+}

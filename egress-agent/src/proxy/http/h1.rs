@@ -1,0 +1,302 @@
+//! HTTP/1.0 and 1.1: hyper reads heads and bodies, the lane answers, and the end is told for what it is.
+
+use std::{
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use egress_common::outcome::Outcome;
+use http::{Request, Response};
+use http_body::Body as _;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    task::LocalSet,
+    time::{Sleep, sleep_until},
+};
+
+use super::{
+    body::ResponseBody,
+    client::{Client, ClientIo},
+    deny_page::wants_html,
+    exchange::Exchange,
+    forward::{Gone, Passed},
+    judge::{Judged, judge},
+    lane::{Lane, Manner, Waiting},
+    target::{Head, Target},
+    upstream::{BUFFER_BYTES, MOST_FIELDS, Upstream},
+};
+use crate::{
+    access_log::Ending,
+    policy::Verdict,
+    proxy::{Connection, tunnel},
+};
+
+/// Why the conversation with the client is over.
+enum End {
+    /// hyper is through with it.
+    Hyper(hyper::Result<()>),
+    /// Nothing happened for too long.
+    Waited(Waiting),
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Gone>>>>;
+
+/// Serves one client connection to its end. `prefix` was read from it before.
+pub(super) async fn serve(connection: Arc<Connection>, stream: TcpStream, prefix: Bytes) {
+    // The tasks of upstream connections live in here and end with it.
+    LocalSet::new()
+        .run_until(converse(connection, stream, prefix))
+        .await;
+}
+
+async fn converse(connection: Arc<Connection>, stream: TcpStream, prefix: Bytes) {
+    let client = Client::new(stream, prefix);
+    let lane = Rc::new(Lane::new(connection, client));
+    let (end, unread) = drive(&lane).await;
+    match end {
+        End::Hyper(Ok(())) => {
+            if let Some(upstream) = lane.take_upgraded() {
+                return tunnelled(lane, upstream, unread).await;
+            }
+            lane.end(Ending::Complete);
+        }
+        End::Hyper(Err(error)) => broken(&lane, &error).await,
+        End::Waited(waiting) => waited(&lane, waiting).await,
+    }
+    if lane.must_reset() {
+        lane.client.reset_on_close();
+    } else {
+        lane.client.linger().await;
+    }
+}
+
+/// Lets hyper read, and the lane answer, until one of them or the clock has had enough. Also gives what hyper has read
+/// and not used.
+async fn drive(lane: &Rc<Lane>) -> (End, Bytes) {
+    let limits = &lane.connection.services.limits;
+    let service = service_fn({
+        let lane = Rc::clone(lane);
+        move |request| -> Answering { Box::pin(handle(Rc::clone(&lane), request)) }
+    });
+    let mut wire = http1::Builder::new()
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .max_headers(MOST_FIELDS)
+        .max_header_size(limits.head_bytes)
+        .max_buf_size(BUFFER_BYTES.max(limits.head_bytes))
+        .serve_connection(TokioIo::new(ClientIo(Rc::clone(&lane.client))), service);
+    let mut clock = pin!(sleep_until(lane.deadline().1));
+    let mut has_ended = false;
+    let end = std::future::poll_fn(|cx| {
+        if lane.client.poll_interim(cx).is_err() {
+            lane.client.mark_gone();
+        }
+        loop {
+            match Pin::new(&mut wire).poll(cx) {
+                // A connection that was, or could have been, upgraded ends without having been flushed: the second poll
+                // does that.
+                Poll::Ready(Ok(())) if !has_ended => has_ended = true,
+                Poll::Ready(result) => return Poll::Ready(End::Hyper(result)),
+                Poll::Pending => break,
+            }
+        }
+        lane.settle();
+        poll_clock(lane, clock.as_mut(), cx).map(End::Waited)
+    })
+    .await;
+    (end, wire.into_parts().read_buf)
+}
+
+/// Ready when what is waited for has not come in time. The deadline moves on with every byte, the timer only when it
+/// fires.
+fn poll_clock(lane: &Lane, mut clock: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Waiting> {
+    let (waiting, deadline) = lane.deadline();
+    if deadline < clock.deadline() {
+        clock.as_mut().reset(deadline);
+    }
+    while clock.as_mut().poll(cx).is_ready() {
+        if deadline <= clock.deadline() {
+            return Poll::Ready(waiting);
+        }
+        clock.as_mut().reset(deadline);
+    }
+    Poll::Pending
+}
+
+async fn handle(lane: Rc<Lane>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Gone> {
+    let (parts, body) = request.into_parts();
+    lane.begin(Some(&parts.headers));
+    let head = Head {
+        method: &parts.method,
+        uri: &parts.uri,
+        version: parts.version,
+        headers: &parts.headers,
+    };
+    let is_html = wants_html(&parts.headers);
+    match judge(&lane.connection, &head) {
+        Judged::Pass {
+            target,
+            verdict,
+            enforced,
+        } => {
+            lane.asked(&parts, Some(target.url.clone()));
+            lane.note(|exchange| exchange.verdict(verdict.clone(), enforced));
+            let passed = Passed {
+                target,
+                verdict,
+                is_html,
+            };
+            lane.forward(parts, body, passed).await
+        }
+        Judged::Refuse {
+            target,
+            verdict,
+            refusal,
+        } => {
+            let url = match &target {
+                Some(target) => Some(target.url.clone()),
+                None => Target::url_of_dialled(&parts.uri, lane.connection.original),
+            };
+            lane.asked(&parts, url);
+            lane.note(|exchange| exchange.verdict(verdict.clone(), true));
+            let manner = Manner {
+                is_html,
+                closes: target.is_none() || !body.is_end_stream(),
+            };
+            let detail = refusal.map(|refusal| refusal.to_string());
+            Ok(lane.explain(target.as_ref(), &verdict, detail.as_deref(), manner))
+        }
+    }
+}
+
+/// hyper gave up: in the middle of an answer, or over a head.
+async fn broken(lane: &Rc<Lane>, error: &hyper::Error) {
+    tracing::debug!(%error, client = %lane.connection.client, "client connection");
+    if lane.is_answering() {
+        let is_gone = lane.client.is_gone();
+        return lane.end(if is_gone {
+            Ending::ClientAborted
+        } else {
+            Ending::OriginAborted
+        });
+    }
+    if error.is_parse() {
+        // 414 and 431.
+        let is_large = error.is_parse_too_large() || lane.client.swallowed_status() == Some(414);
+        let outcome = if is_large {
+            Outcome::HeadTooLarge
+        } else {
+            Outcome::MalformedHttp
+        };
+        return last_word(lane, outcome).await;
+    }
+    if let Some(age) = lane.head_age() {
+        lane.begin(None);
+        lane.note(|exchange| exchange.began(age));
+        lane.end(Ending::ClientAborted);
+    }
+}
+
+async fn waited(lane: &Rc<Lane>, waiting: Waiting) {
+    match waiting {
+        Waiting::Request => {}
+        Waiting::Head => last_word(lane, Outcome::HeadTimeout).await,
+        Waiting::Bytes => {
+            lane.end(Ending::IdleTimeout);
+            lane.reset();
+        }
+    }
+}
+
+/// Answers a head that never became a request.
+async fn last_word(lane: &Rc<Lane>, outcome: Outcome) {
+    let age = lane.head_age().unwrap_or_default();
+    let verdict = Verdict::without_rule(outcome);
+    lane.begin(None);
+    lane.note(|exchange| {
+        exchange.began(age);
+        exchange.verdict(verdict.clone(), true);
+    });
+    let manner = Manner {
+        is_html: false,
+        closes: true,
+    };
+    let page = lane.page(None, &verdict, None, manner);
+    if let Err(error) = lane.client.say(written_out(&page)).await {
+        tracing::debug!(%error, "cannot say why");
+    }
+    lane.end(Ending::Refused);
+}
+
+/// As hyper would write it.
+fn written_out(page: &Response<Bytes>) -> Bytes {
+    let mut text = BytesMut::new();
+    let status = page.status();
+    let reason = status.canonical_reason().unwrap_or_default();
+    text.put_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).as_bytes());
+    for (name, value) in page.headers() {
+        text.put_slice(name.as_str().as_bytes());
+        text.put_slice(b": ");
+        text.put_slice(value.as_bytes());
+        text.put_slice(b"\r\n");
+    }
+    text.put_slice(format!("content-length: {}\r\n\r\n", page.body().len()).as_bytes());
+    text.put_slice(page.body());
+    text.freeze()
+}
+
+/// Behind a 101: bytes both ways, whatever they are.
+async fn tunnelled(lane: Rc<Lane>, upstream: Upstream, to_origin: Bytes) {
+    let before = lane.moved();
+    let exchange = lane.take_exchange();
+    let client = Rc::clone(&lane.client);
+    let connection = Arc::clone(&lane.connection);
+    drop(lane);
+    let mut account = TunnelAccount {
+        exchange,
+        counters: tunnel::Counters::default(),
+        before,
+    };
+    let remains = upstream.into_remains().await;
+    let (Some(remains), Some(stream)) = (remains, client.into_stream()) else {
+        return account.end(Ending::OriginAborted);
+    };
+    let prefixes = tunnel::Prefixes {
+        to_origin,
+        to_client: remains.unread,
+    };
+    let limits = &connection.services.limits;
+    let ending = tunnel::tunnel_with(stream, remains.stream, prefixes, limits, &account.counters).await;
+    account.end(ending);
+}
+
+/// The account of an upgraded request; closed also if the tunnel is ended from outside.
+struct TunnelAccount {
+    exchange: Option<Exchange>,
+    counters: tunnel::Counters,
+    before: (u64, u64),
+}
+
+impl TunnelAccount {
+    fn end(&mut self, ending: Ending) {
+        if let Some(mut exchange) = self.exchange.take() {
+            let (to_client, to_origin) = self.before;
+            exchange.moved(
+                to_client + self.counters.to_client(),
+                to_origin + self.counters.to_origin(),
+            );
+            exchange.finish(ending);
+        }
+    }
+}
+
+impl Drop for TunnelAccount {
+    fn drop(&mut self) {
+        self.end(Ending::Drained);
+    }
+}

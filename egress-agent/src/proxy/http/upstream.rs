@@ -1,0 +1,250 @@
+//! One HTTP/1 connection to an origin, kept between the requests of one client connection.
+
+use std::{
+    cell::Cell,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::Request;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    task::JoinHandle,
+};
+
+use super::{body::RequestBody, client::Client};
+use crate::{
+    access_log::AddressRelation,
+    policy::Host,
+    proxy::{
+        Connection,
+        dial::{DialError, Dialled, PrivateAnswers},
+        limits::Limits,
+    },
+};
+
+/// More fields than this in a head are refused (431 to a client, 502 for an origin). hyper's own bound of 100 is below
+/// what some origins send; the bytes of a head are bounded besides.
+pub(super) const MOST_FIELDS: usize = 256;
+/// Read and write buffer of one leg: two of them, filled, are what a reader that does not read can make us hold.
+pub(super) const BUFFER_BYTES: usize = 256 * 1024;
+
+/// A connection to the origin of one host.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    /// The host that it was dialled for.
+    pub(super) host: Host,
+    pub(super) address: SocketAddr,
+    pub(super) relation: AddressRelation,
+    pub(super) sender: http1::SendRequest<RequestBody>,
+    pub(super) traffic: Rc<Traffic>,
+    driver: Driver,
+}
+
+/// What went over the connection so far.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    pub(super) read: Cell<u64>,
+    pub(super) written: Cell<u64>,
+    /// The origin reset the connection.
+    pub(super) is_reset: Cell<bool>,
+}
+
+/// The task that moves the bytes; ends with its owner.
+#[derive(Debug)]
+struct Driver(JoinHandle<Option<Remains>>);
+
+/// What is left of an upstream connection that has become something else.
+#[derive(Debug)]
+pub(super) struct Remains {
+    pub(super) stream: TcpStream,
+    /// Read behind the 101.
+    pub(super) unread: Bytes,
+}
+
+impl Upstream {
+    /// Looks the host up and dials it on the dialled port. The policy has allowed it before.
+    pub(super) async fn dial(
+        connection: &Connection,
+        client: &Rc<Client>,
+        host: &Host,
+    ) -> Result<Self, DialError> {
+        let Dialled {
+            stream,
+            address,
+            relation,
+        } = dial(connection, host).await?;
+        let traffic = Rc::new(Traffic::default());
+        let io = UpstreamIo {
+            stream,
+            traffic: Rc::clone(&traffic),
+            client: Rc::clone(client),
+        };
+        let (sender, driver) = handshake(io, &connection.services.limits)
+            .await
+            .map_err(|_| DialError::new(egress_common::outcome::Outcome::AgentError))?;
+        Ok(Self {
+            host: host.clone(),
+            address,
+            relation,
+            sender,
+            traffic,
+            driver,
+        })
+    }
+
+    /// Sends a request and waits for the head of the answer.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<http::Response<hyper::body::Incoming>, Box<Unsent>> {
+        let sent = self.sender.try_send_request(request).await;
+        sent.map_err(|mut failure| {
+            Box::new(Unsent {
+                request: failure.take_message(),
+                error: failure.into_error(),
+            })
+        })
+    }
+
+    /// The socket, after a 101.
+    pub(super) async fn into_remains(self) -> Option<Remains> {
+        let Self {
+            sender, mut driver, ..
+        } = self;
+        let remains = (&mut driver.0).await;
+        // The sender outlives the wait: without it hyper's task would take the connection for abandoned.
+        drop(sender);
+        remains.ok().flatten()
+    }
+}
+
+/// Why there is no answer.
+pub(super) struct Unsent {
+    /// The request, if no byte of it was written.
+    pub(super) request: Option<Request<RequestBody>>,
+    pub(super) error: hyper::Error,
+}
+
+/// The one place where this lane dials.
+pub(super) async fn dial(connection: &Connection, host: &Host) -> Result<Dialled, DialError> {
+    let dialler = &connection.services.dialer;
+    let Connection { original, route, .. } = connection;
+    dialler
+        .dial(host, original.port(), *original, route, PrivateAnswers::Refused)
+        .await
+}
+
+async fn handshake(
+    io: UpstreamIo,
+    limits: &Limits,
+) -> hyper::Result<(http1::SendRequest<RequestBody>, Driver)> {
+    let (sender, mut wire) = http1::Builder::new()
+        .preserve_header_case(true)
+        .max_headers(MOST_FIELDS)
+        .max_header_size(limits.head_bytes)
+        .max_buf_size(BUFFER_BYTES.max(limits.head_bytes))
+        .handshake::<_, RequestBody>(TokioIo::new(io))
+        .await?;
+    let task = tokio::task::spawn_local(async move {
+        if let Err(error) = std::future::poll_fn(|cx| wire.poll_without_shutdown(cx)).await {
+            // Whoever waits for the answer or its body learns of it as well.
+            tracing::debug!(%error, "upstream connection");
+            return None;
+        }
+        let http1::Parts { io, read_buf, .. } = wire.into_parts();
+        Some(Remains {
+            stream: io.into_inner().stream,
+            unread: read_buf,
+        })
+    });
+    Ok((sender, Driver(task)))
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The origin's leg, counted.
+struct UpstreamIo {
+    stream: TcpStream,
+    traffic: Rc<Traffic>,
+    client: Rc<Client>,
+}
+
+impl UpstreamIo {
+    fn moved(&self, counter: &Cell<u64>, count: usize) {
+        counter.set(counter.get() + count as u64);
+        self.client.touch();
+    }
+
+    fn note(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::ConnectionReset {
+            self.traffic.is_reset.set(true);
+        }
+    }
+}
+
+impl AsyncRead for UpstreamIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        match &result {
+            Poll::Ready(Ok(())) => self.moved(&self.traffic.read, buffer.filled().len() - before),
+            Poll::Ready(Err(error)) => self.note(error),
+            Poll::Pending => {}
+        }
+        result
+    }
+}
+
+impl AsyncWrite for UpstreamIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        match &result {
+            Poll::Ready(Ok(count)) => self.moved(&self.traffic.written, *count),
+            Poll::Ready(Err(error)) => self.note(error),
+            Poll::Pending => {}
+        }
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        match &result {
+            Poll::Ready(Ok(count)) => self.moved(&self.traffic.written, *count),
+            Poll::Ready(Err(error)) => self.note(error),
+            Poll::Pending => {}
+        }
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
