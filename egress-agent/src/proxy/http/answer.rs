@@ -50,9 +50,12 @@ impl Answer {
                 denied("The TLS handshake does not name one host beyond doubt.")
             }
             O::UnknownProtocol => denied("The bytes are of no protocol that carries a name."),
-            O::ForeignSocket | O::ListenerAddress | O::BoundDevice | O::NoStorage | O::UnknownFamily => {
-                denied("The kernel programs refuse it.")
-            }
+            O::ForeignSocket
+            | O::ListenerAddress
+            | O::BoundDevice
+            | O::NoStorage
+            | O::UnknownFamily
+            | O::NoListener => denied("The kernel programs refuse it."),
             O::AmbiguousHost => invalid("The request does not name one host beyond doubt."),
             O::MalformedHttp => invalid("The request breaks the rules of HTTP."),
             O::HeadTooLarge => Self::new(
