@@ -63,6 +63,9 @@ fn type_names(btf: &[u8]) -> Result<Vec<usize>, Malformed> {
     let header_length = header.word(4)?;
     let (types_at, types_length) = (header_length + header.word(8)?, header.word(12)?);
     let strings_at = header_length + header.word(16)?;
+    if btf.len() < types_at + types_length {
+        return Err(Malformed("cut short"));
+    }
     let mut names = Vec::new();
     let mut at = types_at;
     while at < types_at + types_length {
@@ -132,10 +135,10 @@ mod tests {
 
     #[test]
     fn a_section_that_is_cut_short_is_an_error_and_no_panic() {
-        let whole = section();
-        for length in 0..24 + 24 {
+        let mut whole = section();
+        for length in 0..24 + 28 {
             assert!(type_names(&whole[..length]).is_err(), "{length}");
         }
-        assert!(mend_names(&mut whole.clone()).is_err());
+        assert!(mend_names(&mut whole).is_err());
     }
 }

@@ -5,7 +5,7 @@
 //! reads the LLVM bitcode that this rustc writes. Neither belongs to a plain installation: [`Tools::find`]
 //! looks in the places where they usually are and says what is missing; `cargo xtask setup` installs it.
 //!
-//! The crate has no dependency, so that the agent's build script does not wait for one.
+//! The crate has next to no dependencies, so that the agent's build script does not wait for them.
 
 mod btf;
 mod compile;
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub use btf::{Malformed, mend_names};
 pub use compile::{Endian, Request, compile};
 pub use linker::{LINKER_VERSION, Linker};
-pub use rustc::{LLVM_MAJOR, OLDEST_RUSTC, Rustc};
+pub use rustc::{LLVM_MAJOR, OLDEST_RUSTC, Rustc, version};
 
 /// Everything the kernel programs are built with.
 #[derive(Debug, Clone)]
@@ -81,20 +81,16 @@ impl Tools {
     ///
     /// The list of what is missing, never empty.
     pub fn find(places: &Places) -> Result<Self, Vec<Missing>> {
-        let candidates = Rustc::candidates(places);
-        let rustc = candidates
-            .iter()
-            .find(|rustc| rustc.serves())
-            .cloned()
+        let rustc = Rustc::candidates(places)
+            .find(Rustc::serves)
             .ok_or(Missing::RustSource);
         let binary = Linker::find_binary(places).ok_or(Missing::Linker);
         match (rustc, binary) {
             (Ok(rustc), Ok(binary)) => {
                 // Its own LLVM reads its own bitcode for certain; one of the same major version, from another
                 // toolchain, will do.
-                let llvm = std::iter::once(&rustc)
-                    .chain(&candidates)
-                    .find_map(Rustc::llvm_library);
+                let llvm = rustc.llvm_library();
+                let llvm = llvm.or_else(|| Rustc::candidates(places).find_map(|other| other.llvm_library()));
                 let llvm = llvm.ok_or_else(|| vec![Missing::Llvm])?;
                 Ok(Self {
                     rustc,

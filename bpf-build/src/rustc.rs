@@ -51,41 +51,31 @@ impl Rustc {
         })
     }
 
-    /// Every compiler found: the one in use first, then rustup's others, then the distribution's.
-    pub(crate) fn candidates(places: &Places) -> Vec<Self> {
-        let mut binaries = vec![places.rustc.clone()];
-        if let Some(toolchains) = places
-            .rustup
-            .as_ref()
-            .and_then(|home| fs::read_dir(home.join("toolchains")).ok())
-        {
-            let mut found: Vec<_> = toolchains
-                .flatten()
-                .map(|entry| entry.path().join("bin/rustc"))
-                .collect();
-            found.sort();
-            binaries.extend(found);
-        }
-        binaries.push(PathBuf::from("/usr/bin/rustc"));
-        let mut candidates: Vec<Self> = Vec::new();
-        for rustc in binaries
-            .iter()
-            .filter(|binary| binary.components().count() == 1 || binary.is_file())
-        {
-            if let Some(rustc) = Self::ask(rustc)
-                && !candidates.contains(&rustc)
-            {
-                candidates.push(rustc);
-            }
-        }
-        candidates
+    /// Every compiler there is, each asked as it is reached: the one in use first, then rustup's others, then the
+    /// distribution's.
+    pub(crate) fn candidates(places: &Places) -> impl Iterator<Item = Self> {
+        let toolchains = places.rustup.as_ref().map(|home| home.join("toolchains"));
+        let toolchains = toolchains
+            .and_then(|directory| fs::read_dir(directory).ok())
+            .into_iter()
+            .flatten();
+        let mut others: Vec<_> = toolchains
+            .flatten()
+            .map(|entry| entry.path().join("bin/rustc"))
+            .collect();
+        others.sort();
+        others.push(PathBuf::from("/usr/bin/rustc"));
+        others.retain(|binary| binary.is_file());
+        std::iter::once(places.rustc.clone())
+            .chain(others)
+            .filter_map(|binary| Self::ask(&binary))
     }
 
     /// Whether it can compile the kernel programs.
     pub fn serves(&self) -> bool {
         self.has_source
             && self.llvm_major == LLVM_MAJOR
-            && self.version().is_some_and(|version| version >= OLDEST_RUSTC)
+            && version(&self.release).is_some_and(|version| version >= OLDEST_RUSTC)
     }
 
     /// The LLVM library that it loads itself, if it is one that bpf-linker can use.
@@ -111,17 +101,18 @@ impl Rustc {
             files.into_iter().find(|file| is_llvm_library(file))
         })
     }
-
-    fn version(&self) -> Option<(u32, u32)> {
-        let mut parts = self.release.split('.');
-        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-    }
 }
 
 impl std::fmt::Display for Rustc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "rustc {} at {}", self.release, self.binary.display())
     }
+}
+
+/// Major and minor number of a version such as `1.96.0`, or Debian's `1.96.0+dfsg1-1~deb12u2`.
+pub fn version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 fn has_source(sysroot: &Path) -> bool {
@@ -157,4 +148,43 @@ fn output(command: &mut Command) -> Option<String> {
         .status
         .success()
         .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_rustup_and_of_debian_are_read() {
+        for (text, expected) in [
+            ("1.95.0", Some((1, 95))),
+            ("1.97.0-nightly", Some((1, 97))),
+            ("1.96.0+dfsg1-1~deb12u2", Some((1, 96))),
+            ("unknown", None),
+            ("1", None),
+        ] {
+            assert_eq!(version(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_linker_script_and_another_version_are_no_llvm_library() {
+        let directory = std::env::temp_dir().join(format!("bpf-build-test-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let file = |name: &str, bytes: &[u8]| {
+            let path = directory.join(name);
+            fs::write(&path, bytes).unwrap();
+            path
+        };
+        assert!(is_llvm_library(&file(
+            "libLLVM.so.22.1-rust-1.95.0-stable",
+            b"\x7fELF..."
+        )));
+        assert!(!is_llvm_library(&file(
+            "libLLVM-22-rust-1.95.0-stable.so",
+            b"INPUT(libLLVM.so.22.1)"
+        )));
+        assert!(!is_llvm_library(&file("libLLVM.so.19.1", b"\x7fELF...")));
+        fs::remove_dir_all(&directory).unwrap();
+    }
 }

@@ -114,19 +114,23 @@ pub(super) fn ensure(purposes: &[Purpose]) -> Result<Option<Advice>> {
 }
 
 /// Whether apt knows a package, as of its last update.
-pub(super) fn apt_has(package: &str) -> bool {
+fn apt_has(package: &str) -> bool {
+    apt_version(package).is_some()
+}
+
+/// The version of a package that apt would install, as of its last update.
+pub(super) fn apt_version(package: &str) -> Option<String> {
     let output = Command::new("apt-cache")
         .args(["policy", package])
         .stderr(Stdio::null())
-        .output();
-    output.is_ok_and(|output| {
-        let text = String::from_utf8_lossy(&output.stdout);
-        text.lines().any(|line| {
-            line.trim()
-                .strip_prefix("Candidate:")
-                .is_some_and(|version| version.trim() != "(none)")
-        })
-    })
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate:"))?
+        .trim();
+    (version != "(none)").then(|| version.to_owned())
 }
 
 /// Installs packages by apt; we are root.

@@ -3,7 +3,7 @@
 use std::{env, path::PathBuf, process::Command};
 
 use anyhow::{Result, anyhow};
-use bpf_build::{LINKER_VERSION, Missing, Places, Tools};
+use bpf_build::{LINKER_VERSION, Missing, OLDEST_RUSTC, Places, Tools};
 
 use super::{Advice, Purpose, packages};
 use crate::{progress, workspace};
@@ -24,7 +24,7 @@ pub(super) fn ensure(purposes: &[Purpose]) -> Result<Vec<Advice>> {
     }
     if purposes.contains(&Purpose::Lint) {
         advice.extend(components());
-        deny()?;
+        advice.extend(deny());
     }
     Ok(advice)
 }
@@ -61,8 +61,10 @@ fn kernel_tools() -> Result<Option<Advice>> {
     {
         return Ok(Some(advice));
     }
-    if missing.contains(&Missing::Linker) {
-        install_by_cargo("bpf-linker", LINKER_VERSION, &[], "about 2 min")?;
+    if missing.contains(&Missing::Linker)
+        && let Some(advice) = install_by_cargo("bpf-linker", LINKER_VERSION, &[], "about 2 min")
+    {
+        return Ok(Some(advice));
     }
     // Where the linker was missing too, nobody has asked for its LLVM yet.
     find()
@@ -137,10 +139,24 @@ fn by_apt() -> Result<()> {
     if !workspace::is_root() || which::which("apt-get").is_err() {
         return Err(anyhow!("no packages to install here, or not as root"));
     }
-    if !DEBIAN_PACKAGES.iter().all(|package| packages::apt_has(package)) {
+    // A suite's first rustc is an old one, and the recent one is in its updates: an old list does not know it.
+    if !packaged_rustc_is_recent() {
         packages::apt_update()?;
     }
+    if !packaged_rustc_is_recent() {
+        return Err(anyhow!("the distribution has no recent rustc"));
+    }
     packages::apt_install(&DEBIAN_PACKAGES, "about 1 min")
+}
+
+fn packaged_rustc_is_recent() -> bool {
+    DEBIAN_PACKAGES.iter().all(|package| {
+        let version = packages::apt_version(package);
+        version
+            .as_deref()
+            .and_then(bpf_build::version)
+            .is_some_and(|version| version >= OLDEST_RUSTC)
+    })
 }
 
 /// clippy and rustfmt for the toolchain in use.
@@ -175,21 +191,27 @@ fn answers(program: &str) -> bool {
         .is_ok_and(|output| output.status.success())
 }
 
-fn deny() -> Result<()> {
+fn deny() -> Option<Advice> {
     if cargo_deny().is_some() {
-        return Ok(());
+        return None;
     }
     // It reads one lock file in a second: not worth the time to optimise it.
     install_by_cargo("cargo-deny", DENY_VERSION, &["--debug"], "about 2 min")
 }
 
-fn install_by_cargo(name: &str, version: &str, options: &[&str], how_long: &str) -> Result<()> {
+/// Builds a tool of the project's own from the registry.
+fn install_by_cargo(name: &str, version: &str, options: &[&str], how_long: &str) -> Option<Advice> {
     let mut cargo = workspace::cargo("install");
     cargo
         .args([name, "--version", version, "--locked", "--root"])
         .arg(workspace::tools())
         .args(options);
-    progress::run(&format!("building {name} {version}"), how_long, &mut cargo)
+    let error = progress::run(&format!("building {name} {version}"), how_long, &mut cargo).err()?;
+    eprintln!("{error:#}");
+    Some(Advice {
+        wanted: format!("{name} {version}"),
+        command: workspace::describe(&cargo),
+    })
 }
 
 fn list(missing: &[Missing]) -> String {
