@@ -4,6 +4,8 @@ pub mod client_hello;
 pub mod connection;
 pub mod detect;
 pub mod dial;
+#[cfg(test)]
+mod fake_dns;
 pub mod http;
 pub mod leg;
 pub mod limits;

@@ -318,9 +318,15 @@ fn make(server: SocketAddr, settings: &ResolveSettings) -> Option<Server> {
     options.negative_min_ttl = Some(*settings.negative_ttl.start());
     options.negative_max_ttl = Some(*settings.negative_ttl.end());
     options.max_active_requests = 1024;
+    // Only the addresses are wanted; with the aliases kept, the library asks once more for each alias that came with its
+    // target.
+    options.preserve_intermediates = false;
     TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         .with_options(options)
         .build()
         .inspect_err(|error| tracing::error!(%server, %error, "cannot use this name server"))
         .ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use std::{
 use hickory_resolver::Hosts;
 
 /// A change is noticed within this time; looking each time would cost every connection a stat(2).
-const CHECK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// The well-known port of a name server.
 const DNS_PORT: u16 = 53;
