@@ -1,6 +1,9 @@
 //! What the verbs do; one module each, named as the verb.
 
-use std::process::ExitCode;
+mod check;
+mod explain;
+
+use std::{io, process::ExitCode};
 
 use crate::cli::Command;
 
@@ -10,7 +13,7 @@ use crate::cli::Command;
 /// What went wrong, as one sentence once the chain is joined by colons.
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Check(_args) => anyhow::bail!("check is not there yet"),
-        Command::Explain(_args) => anyhow::bail!("explain is not there yet"),
+        Command::Check(args) => check::check(&args, &mut io::stdout().lock()),
+        Command::Explain(args) => explain::explain(&args, &mut io::stdout().lock()),
     }
 }

@@ -1,18 +1,38 @@
 //! Which workload may reach which name: documents, compiled rules, verdicts.
 
+mod address;
+mod compile;
+pub mod document;
+pub mod explain;
 mod host_pattern;
+mod index;
 mod name;
+mod ports;
+mod problem;
+mod request;
+mod rule;
+mod selector;
+mod set;
+mod source;
 mod verdict;
+mod view;
+mod yaml;
 
+pub use compile::compile;
 pub use host_pattern::{Breadth, HostPattern, PatternError};
 pub use name::{DomainName, Host, NameError};
+pub use ports::PortSet;
+pub use problem::{LoadError, LoadErrors, Place, Position, Problem, Step};
+pub use request::{PathDoubt, normal_path};
+pub use rule::{Miss, Policy};
+pub use set::{Counts, Duplicate, PolicySet, Settings, Unselected};
+pub use source::{LoadedFile, PolicySource, read_text};
 pub use verdict::{PolicyKind, RuleId, Verdict};
+pub use view::PolicyView;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-
-use crate::identity::Workload;
 
 /// How a workload is treated, known before the first byte is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,18 +63,8 @@ pub struct Target<'a> {
 pub struct RequestFacts<'a> {
     /// The method as sent (case-sensitive, RFC 9110 section 9.1).
     pub method: &'a str,
-    /// The path without query, normalised as the policy's documentation says.
+    /// The path as sent, without query. [`PolicyView::judge`] normalises it by [`normal_path`].
     pub path: &'a str,
-}
-
-/// All policies, compiled, immutable.
-#[derive(Debug, Default)]
-pub struct PolicySet {}
-
-/// The part of a [`PolicySet`] that concerns one workload.
-#[derive(Debug, Clone)]
-pub struct PolicyView {
-    _set: Arc<PolicySet>,
 }
 
 /// The current [`PolicySet`], replaced atomically.
@@ -73,29 +83,5 @@ impl PolicyStore {
     /// Puts a new set in force; connections judged from now on see it.
     pub fn replace(&self, set: Arc<PolicySet>) {
         self.current.store(set);
-    }
-}
-
-impl PolicySet {
-    /// The part that concerns `workload`.
-    #[must_use]
-    pub fn view(self: &Arc<Self>, _workload: &Workload) -> PolicyView {
-        PolicyView {
-            _set: Arc::clone(self),
-        }
-    }
-}
-
-impl PolicyView {
-    /// How the workload is treated.
-    #[must_use]
-    pub fn posture(&self) -> Posture {
-        Posture::Enforce
-    }
-
-    /// The verdict on `target`, with its evidence.
-    #[must_use]
-    pub fn judge(&self, _target: &Target<'_>) -> Verdict {
-        Verdict::without_rule(egress_common::outcome::Outcome::NoRule)
     }
 }

@@ -1,6 +1,6 @@
 //! `egress-agent explain`.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use super::Labels;
 
@@ -19,6 +19,18 @@ pub struct ExplainArgs {
     /// Labels of the workload that asks
     #[arg(long, default_value = "", value_name = "k=v,...")]
     pub labels: Labels,
+    /// Labels of its namespace
+    #[arg(long, default_value = "", value_name = "k=v,...")]
+    pub namespace_labels: Labels,
+    /// Ask for an agent that denies everything to workloads that no policy selects (`unselected: Enforce`)
+    #[arg(long)]
+    pub deny_unselected: bool,
+    /// Method of the request, for http:// URLs
+    #[arg(long, default_value = "GET", value_name = "METHOD")]
+    pub method: String,
+    /// Address that the workload dials for the name; only `cidr` denials look at it
+    #[arg(long, value_name = "IP")]
+    pub address: Option<IpAddr>,
     /// URL (https://host/, http://host:8080/path) or HOST:PORT
     pub target: String,
 }
