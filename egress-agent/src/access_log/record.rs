@@ -130,3 +130,45 @@ pub enum Ending {
     /// A new policy set reversed the verdict.
     PolicyChanged,
 }
+
+impl Protocol {
+    /// The word in logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl AddressRelation {
+    /// The word in logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Match => "match",
+            Self::Mismatch => "mismatch",
+            Self::Literal => "literal",
+        }
+    }
+}
+
+impl Ending {
+    /// The word in logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Refused => "refused",
+            Self::ClientAborted => "client_aborted",
+            Self::OriginAborted => "origin_aborted",
+            Self::IdleTimeout => "idle_timeout",
+            Self::Failed => "failed",
+            Self::Drained => "drained",
+            Self::PolicyChanged => "policy_changed",
+        }
+    }
+}
