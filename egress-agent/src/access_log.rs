@@ -10,6 +10,8 @@ mod pending;
 mod queue;
 mod record;
 mod result_code;
+#[cfg(test)]
+mod samples;
 mod sink;
 mod squid;
 mod writer;
@@ -186,6 +188,3 @@ impl Drop for Running {
         self.queue.abandon();
     }
 }
-
-#[cfg(test)]
-mod tests;

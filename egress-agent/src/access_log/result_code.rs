@@ -114,6 +114,8 @@ impl Course {
                     }
                 }
             }
+            // Allowed, and nobody said what went wrong.
+            Self::Passed if record.ending == Ending::Failed => Self::NotReached,
             Self::Passed
             | Self::LeftFirst
             | Self::Denied
@@ -182,7 +184,7 @@ impl ResultCode {
         let reached = if record.upstream.is_some() { Hierarchy::Direct } else { Hierarchy::None };
         let (tag, hierarchy, status) = match course {
             Course::Passed if record.status == 101 => (Tag::Tunnel, Hierarchy::Direct, 101),
-            Course::Passed if record.ending == Ending::ClientAborted => (Tag::Miss, reached, 0),
+            Course::Passed if record.ending != Ending::Complete => (Tag::Miss, reached, 0),
             Course::Passed => (Tag::Miss, Hierarchy::Direct, 0),
             Course::LeftFirst => (Tag::Miss, reached, 0),
             Course::Denied => (Tag::Denied, Hierarchy::None, 403),
@@ -205,7 +207,8 @@ impl ResultCode {
 
     fn of_tunnel(course: Course, record: &Record) -> Self {
         let (tag, hierarchy, status) = match course {
-            Course::Passed if record.upstream.is_none() && record.ending == Ending::ClientAborted => {
+            // The client left, or we had to, before the origin was there.
+            Course::Passed if record.upstream.is_none() && record.ending != Ending::Complete => {
                 (Tag::None, Hierarchy::None, 0)
             }
             Course::Passed | Course::BrokenOff => (Tag::Tunnel, Hierarchy::Direct, 200),

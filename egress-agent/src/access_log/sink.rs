@@ -106,7 +106,6 @@ impl Sink {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let named = |error: io::Error| io::Error::new(error.kind(), format!("access log {}: {error}", target.name()));
         let file = Opened::new(&target).map_err(named)?;
-        let buffer = file.heal();
         let counters = Arc::new(SinkCounters {
             target: target.name(),
             format: format.to_string(),
@@ -119,7 +118,7 @@ impl Sink {
             target,
             file,
             renderer,
-            buffer,
+            buffer: Vec::new(),
             sent: 0,
             backlog: options.backlog_bytes,
             untold: 0,
@@ -177,11 +176,9 @@ impl Sink {
         match Opened::new(&self.target) {
             Ok(file) => {
                 self.drop_torn_line();
-                let mut buffer = file.heal();
-                buffer.extend_from_slice(self.buffer.get(self.sent..).unwrap_or_default());
-                self.file = file;
-                self.buffer = buffer;
+                self.buffer.drain(..self.sent);
                 self.sent = 0;
+                self.file = file;
                 self.write();
             }
             Err(error) => self.failed(&error),
@@ -292,6 +289,3 @@ impl Target {
 fn lines_in(bytes: &[u8]) -> u64 {
     bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,9 @@
 //! The writer's thread: takes what waits in the queue, renders it for each output, writes it.
 
-use std::time::{Duration, Instant};
+use std::{
+    mem, thread,
+    time::{Duration, Instant},
+};
 
 use super::{facts::Facts, queue::Queue, sink::Sink};
 
@@ -36,11 +39,11 @@ pub(super) fn run(queue: &Queue, mut sinks: Vec<Sink>) {
         }
         let is_behind = sinks.iter().any(Sink::is_behind);
         if !is_behind {
-            queue.settle(std::mem::take(&mut unsettled));
+            queue.settle(mem::take(&mut unsettled));
         }
         match work.closing {
             None => queue.pause(PAUSE),
-            Some(deadline) if is_behind && Instant::now() < deadline => std::thread::park_timeout(RETRY / 10),
+            Some(deadline) if is_behind && Instant::now() < deadline => thread::sleep(RETRY / 10),
             Some(_) => {
                 let unwritten = sinks.iter_mut().map(Sink::give_up).max().unwrap_or(0);
                 return queue.end(unwritten);

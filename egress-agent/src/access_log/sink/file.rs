@@ -22,7 +22,6 @@ const PIPE_CHUNK: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Opened {
     file: File,
-    path: Option<std::path::PathBuf>,
     /// A regular file never makes its writer wait for a reader.
     is_regular: bool,
 }
@@ -38,25 +37,14 @@ pub(super) enum Written {
 
 impl Opened {
     pub(super) fn new(target: &Target) -> io::Result<Self> {
-        let (file, path) = match target {
-            Target::File(path) => (append_to(path)?, Some(path.clone())),
-            Target::Stdout => (File::from(io::stdout().as_fd().try_clone_to_owned()?), None),
-            Target::Stderr => (File::from(io::stderr().as_fd().try_clone_to_owned()?), None),
+        let file = match target {
+            Target::File(path) => append_to(path)?,
+            Target::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?),
+            Target::Stderr => File::from(io::stderr().as_fd().try_clone_to_owned()?),
         };
         let kind = file.metadata()?.file_type();
-        Ok(Self {
-            file,
-            path,
-            is_regular: !(kind.is_fifo() || kind.is_char_device() || kind.is_socket()),
-        })
-    }
-
-    /// What must be written first so that a line begins: a line break if an earlier writer left half a line behind.
-    pub(super) fn heal(&self) -> Vec<u8> {
-        match &self.path {
-            Some(path) if self.is_regular && ends_in_half_a_line(path).unwrap_or(false) => vec![b'\n'],
-            Some(_) | None => Vec::new(),
-        }
+        let is_regular = !(kind.is_fifo() || kind.is_char_device() || kind.is_socket());
+        Ok(Self { file, is_regular })
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<Written> {
@@ -88,13 +76,18 @@ impl Opened {
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+    let mut file = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o640)
         // A named pipe without a reader is an error, and not a wait for one.
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
+        .open(path)?;
+    // A writer that was killed in the middle may have left half a line. Only to append being allowed, it cannot be told.
+    if file.metadata()?.is_file() && ends_in_half_a_line(path).unwrap_or(false) {
+        file.write_all(b"\n")?;
+    }
+    Ok(file)
 }
 
 fn ends_in_half_a_line(path: &Path) -> io::Result<bool> {

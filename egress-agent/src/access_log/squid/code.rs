@@ -99,7 +99,7 @@ pub(super) enum Note {
 /// Which argument in braces a code takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Argument {
-    /// squid ignores one; so it is refused.
+    /// squid ignores one: here it is an error.
     Never,
     /// A strftime(3) format, optional.
     Time,

@@ -122,9 +122,8 @@ fn field_of(text: &str, around: Option<Quoting>) -> Result<(Field, &str), Format
     let rest = plain.get(name.len()..).unwrap_or_default();
     let (argument, rest) = match before {
         Some(argument) => (Some(argument), rest),
-        // `%>h{Referer}`: only where a code takes an argument, since a brace may also be meant as it is.
-        None if argument_of(name) != Argument::Never => braces(rest)?,
-        None => (None, rest),
+        // `%>h{Referer}`. squid takes the braces away after any code, also where it then ignores what stood in them.
+        None => braces(rest)?,
     };
     let code = code_of(name, argument)?;
     let least = least.unwrap_or(0);
