@@ -112,7 +112,9 @@ impl AccessLog {
         thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || writer::run(&queue, sinks))?;
-        Ok(Self { running: Some(Arc::new(running)) })
+        Ok(Self {
+            running: Some(Arc::new(running)),
+        })
     }
 
     /// Hands over a finished record. Costs a lock held for the time of a move, and a wake-up of the writer only if it
@@ -141,7 +143,9 @@ impl AccessLog {
     #[must_use]
     pub fn flush(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        self.running.as_ref().is_none_or(|running| running.queue.flush(deadline))
+        self.running
+            .as_ref()
+            .is_none_or(|running| running.queue.flush(deadline))
     }
 
     /// Writes all that is left, at most for `limit`, and ends the writer. Records that come later are dropped and
@@ -151,7 +155,9 @@ impl AccessLog {
     /// Not all could be written in time.
     pub fn close(&self, limit: Duration) -> Result<(), Unwritten> {
         let deadline = Instant::now() + limit;
-        self.running.as_ref().map_or(Ok(()), |running| running.queue.close(deadline))
+        self.running
+            .as_ref()
+            .map_or(Ok(()), |running| running.queue.close(deadline))
     }
 
     /// What the log has done so far.
@@ -162,7 +168,11 @@ impl AccessLog {
         };
         let (records, dropped) = running.queue.counts();
         let outputs = running.sinks.iter().map(|sink| sink.status()).collect();
-        Status { records, dropped, outputs }
+        Status {
+            records,
+            dropped,
+            outputs,
+        }
     }
 }
 
@@ -179,7 +189,9 @@ impl Default for Options {
 
 impl fmt::Debug for AccessLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AccessLog").field("is_enabled", &self.is_enabled()).finish_non_exhaustive()
+        f.debug_struct("AccessLog")
+            .field("is_enabled", &self.is_enabled())
+            .finish_non_exhaustive()
     }
 }
 

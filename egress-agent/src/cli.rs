@@ -3,12 +3,20 @@
 //! A new verb is a module here with its `Args`, a variant of [`Command`], and an arm in [`crate::commands::run`].
 
 mod check;
+mod exec;
 mod explain;
+mod launch;
 mod parse;
+mod run;
+mod status;
 
 pub use check::CheckArgs;
+pub use exec::ExecArgs;
 pub use explain::ExplainArgs;
+pub use launch::LaunchArgs;
 pub use parse::Labels;
+pub use run::RunArgs;
+pub use status::{CleanupArgs, Output, StatusArgs};
 
 /// Transparent egress enforcer: redirects connects in the kernel, judges them by name, tunnels and logs them.
 #[derive(Debug, clap::Parser)]
@@ -23,5 +31,11 @@ pub struct Cli {
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Check(CheckArgs),
+    Cleanup(CleanupArgs),
+    Exec(ExecArgs),
     Explain(ExplainArgs),
+    #[command(hide = true)]
+    Launch(LaunchArgs),
+    Run(RunArgs),
+    Status(StatusArgs),
 }

@@ -1,7 +1,12 @@
 //! What the verbs do; one module each, named as the verb.
 
 mod check;
+mod cleanup;
+mod exec;
 mod explain;
+mod launch;
+mod run;
+mod status;
 
 use std::{io, process::ExitCode};
 
@@ -14,6 +19,11 @@ use crate::cli::Command;
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check(args) => check::check(&args, &mut io::stdout().lock()),
+        Command::Cleanup(_args) => cleanup::run(),
+        Command::Exec(args) => Ok(exec::run(&args)),
         Command::Explain(args) => explain::explain(&args, &mut io::stdout().lock()),
+        Command::Launch(args) => launch::run(&args),
+        Command::Run(args) => run::run(args),
+        Command::Status(args) => status::run(&args),
     }
 }

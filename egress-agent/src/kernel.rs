@@ -12,4 +12,4 @@ pub use cgroup::{CgroupMount, find_mount, mount_points, own_cgroup};
 pub use events::{EventReader, WantedReader};
 pub use features::{FeatureError, require};
 pub use pins::{PinDirectory, PinError, bpffs_root};
-pub use tables::{Counts, FlowTable, ListenerTable, Settings, TableError};
+pub use tables::{Counts, FlowTable, ListenerTable, MOST_PORTS, Settings, TableError};

@@ -4,7 +4,9 @@
 pub mod access_log;
 pub mod cli;
 pub mod commands;
+pub mod config;
 pub mod drain;
+pub mod enforcer;
 pub mod identity;
 pub mod instance;
 pub mod kernel;

@@ -3,14 +3,19 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use egress_agent::{cli::Cli, commands};
+use egress_agent::{
+    cli::{Cli, Command},
+    commands, telemetry,
+};
 
 /// What a failed verb ends with; 0 and 1 are left to verbs that answer a question (`check`, `explain`).
 const FAILED: u8 = 2;
 
 #[expect(clippy::print_stderr, reason = "the one place where a failed verb says why")]
 fn main() -> ExitCode {
-    match commands::run(Cli::parse().command) {
+    let command = Cli::parse().command;
+    telemetry::start(!matches!(command, Command::Run(_)));
+    match commands::run(command) {
         Ok(status) => status,
         Err(error) => {
             eprintln!("egress-agent: {error:#}");

@@ -7,12 +7,18 @@ pub mod dial;
 #[cfg(test)]
 mod fake_dns;
 pub mod http;
+mod lanes;
 pub mod leg;
 pub mod limits;
+pub mod listener;
 mod race;
 pub mod read_head;
 pub mod refuse;
 pub mod resolve;
+mod site;
 pub mod tunnel;
+mod worker;
 
 pub use connection::{Connection, Services};
+pub use site::{Site, Unexplained};
+pub use worker::{WorkerContext, WorkerCounts, Workers};

@@ -30,10 +30,20 @@ pub(super) struct Facts<'a> {
 /// What a log line says was asked for.
 #[derive(Debug)]
 enum Target<'a> {
-    Request { method: &'a str, url: &'a Uri, version: Version },
-    Tunnel { host: Cow<'a, Host>, port: u16 },
+    Request {
+        method: &'a str,
+        url: &'a Uri,
+        version: Version,
+    },
+    Tunnel {
+        host: Cow<'a, Host>,
+        port: u16,
+    },
     /// One of squid's pseudo URLs, for what never became a request.
-    Pseudo { url: Cow<'static, str>, version: &'static str },
+    Pseudo {
+        url: Cow<'static, str>,
+        version: &'static str,
+    },
 }
 
 impl<'a> Facts<'a> {
@@ -41,7 +51,10 @@ impl<'a> Facts<'a> {
         Self {
             record: Some(record),
             result: ResultCode::of(record),
-            ended: record.started.checked_add(record.duration).unwrap_or(record.started),
+            ended: record
+                .started
+                .checked_add(record.duration)
+                .unwrap_or(record.started),
             lost: 0,
             target: Target::of(record),
         }
@@ -186,14 +199,20 @@ impl<'a> Target<'a> {
                 url,
                 version: *version,
             },
-            Asked::Tunnel { host, port } => Self::Tunnel { host: Cow::Borrowed(host), port: *port },
+            Asked::Tunnel { host, port } => Self::Tunnel {
+                host: Cow::Borrowed(host),
+                port: *port,
+            },
             Asked::Nothing => Self::of_nothing(record),
         }
     }
 
     /// Where no name was read, the dialled address stands in for it, as in a squid that intercepts.
     fn of_nothing(record: &Record) -> Self {
-        let pseudo = |url, version| Self::Pseudo { url: Cow::Borrowed(url), version };
+        let pseudo = |url, version| Self::Pseudo {
+            url: Cow::Borrowed(url),
+            version,
+        };
         match Course::of(record) {
             Course::LeftFirst => pseudo("error:transaction-end-before-headers", "0.0"),
             Course::Malformed => pseudo("error:invalid-request", "1.1"),

@@ -31,7 +31,9 @@ pub enum Format {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownFormat {
     /// Neither a name nor a `logformat` string.
-    #[error("no log format is called `{0}`: it is combined, squid, common, json, or a string with squid's % codes")]
+    #[error(
+        "no log format is called `{0}`: it is combined, squid, common, json, or a string with squid's % codes"
+    )]
     Name(String),
     /// A `logformat` string that cannot be read.
     #[error("log format: {0}")]
@@ -50,7 +52,8 @@ pub(super) enum Renderer {
 
 impl Format {
     pub(super) fn renderer(&self, zone: TimeZone, strip_query_terms: bool) -> Result<Renderer, FormatError> {
-        let squid = |format: &LogFormat| Renderer::Squid(squid::Renderer::new(format, zone, strip_query_terms));
+        let squid =
+            |format: &LogFormat| Renderer::Squid(squid::Renderer::new(format, zone, strip_query_terms));
         Ok(match self {
             Self::Combined => squid(&LogFormat::parse(COMBINED)?),
             Self::Squid => squid(&LogFormat::parse(SQUID)?),

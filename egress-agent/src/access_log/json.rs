@@ -88,7 +88,10 @@ pub(super) fn render(facts: &Facts<'_>, url: &mut Vec<u8>, out: &mut Vec<u8>) {
         }
         None => serde_json::to_writer(
             &mut *out,
-            &Lost { time: facts.ended, records_lost: facts.lost_records() },
+            &Lost {
+                time: facts.ended,
+                records_lost: facts.lost_records(),
+            },
         ),
     };
     match written {
@@ -130,7 +133,10 @@ fn line<'a>(facts: &'a Facts<'_>, record: &'a Record, url: &'a [u8]) -> Line<'a>
         enforced: record.enforced,
         would_deny: (!record.enforced).then(|| record.verdict.outcome.class() == Class::Deny),
         ending: record.ending.as_str(),
-        tls: record.tls.as_ref().map(|TlsFacts { alpn, ech }| Tls { alpn, ech: *ech }),
+        tls: record
+            .tls
+            .as_ref()
+            .map(|TlsFacts { alpn, ech }| Tls { alpn, ech: *ech }),
         user_agent: record.user_agent.as_ref().map(text),
         referer: record.referer.as_ref().map(text),
         content_type: record.content_type.as_ref().map(text),

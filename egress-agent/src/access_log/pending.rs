@@ -63,6 +63,11 @@ impl Pending {
         self.log_as(ending);
     }
 
+    /// Gives the record up without logging it, because another one takes its place.
+    pub fn discard(mut self) {
+        self.logged = true;
+    }
+
     fn log_as(&mut self, ending: Ending) {
         if mem::replace(&mut self.logged, true) {
             return;

@@ -132,7 +132,11 @@ impl Queue {
         self.to_writer.notify_one();
         loop {
             if let Writer::Ended(unwritten) = state.writer {
-                return if unwritten == 0 { Ok(()) } else { Err(Unwritten(unwritten)) };
+                return if unwritten == 0 {
+                    Ok(())
+                } else {
+                    Err(Unwritten(unwritten))
+                };
             }
             // The writer keeps to the deadline by itself unless the kernel holds it in a write.
             let Some(left) = left_until(deadline + GRACE) else {
@@ -229,7 +233,12 @@ fn wait<'a>(
     limit: Option<Duration>,
 ) -> MutexGuard<'a, State> {
     match limit {
-        Some(limit) => signal.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0,
+        Some(limit) => {
+            signal
+                .wait_timeout(state, limit)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0
+        }
         None => signal.wait(state).unwrap_or_else(PoisonError::into_inner),
     }
 }
@@ -244,11 +253,17 @@ fn weight(record: &Record) -> usize {
     let header = |value: &Option<http::HeaderValue>| value.as_ref().map_or(0, http::HeaderValue::len);
     let asked = match &record.asked {
         Asked::Request { url, .. } => {
-            url.path_and_query().map_or(0, |path| path.as_str().len()) + url.authority().map_or(0, |a| a.as_str().len())
+            url.path_and_query().map_or(0, |path| path.as_str().len())
+                + url.authority().map_or(0, |a| a.as_str().len())
         }
         Asked::Tunnel { .. } | Asked::Nothing => 0,
     };
-    let alpn = record.tls.iter().flat_map(|tls| &tls.alpn).map(String::len).sum::<usize>();
+    let alpn = record
+        .tls
+        .iter()
+        .flat_map(|tls| &tls.alpn)
+        .map(String::len)
+        .sum::<usize>();
     size_of::<Record>()
         + asked
         + alpn

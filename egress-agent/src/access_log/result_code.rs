@@ -144,6 +144,7 @@ impl Course {
             | Outcome::BoundDevice
             | Outcome::NoStorage
             | Outcome::UnknownFamily
+            | Outcome::NoListener
             | Outcome::NoRule
             | Outcome::ClusterDeny
             | Outcome::OutsideCeiling
@@ -181,7 +182,11 @@ impl ResultCode {
     }
 
     fn of_request(course: Course, record: &Record) -> Self {
-        let reached = if record.upstream.is_some() { Hierarchy::Direct } else { Hierarchy::None };
+        let reached = if record.upstream.is_some() {
+            Hierarchy::Direct
+        } else {
+            Hierarchy::None
+        };
         let (tag, hierarchy, status) = match course {
             Course::Passed if record.status == 101 => (Tag::Tunnel, Hierarchy::Direct, 101),
             Course::Passed if record.ending != Ending::Complete => (Tag::Miss, reached, 0),
@@ -202,7 +207,12 @@ impl ResultCode {
             // squid's tunnels never carry a suffix, nor do its own refusals.
             Tag::None | Tag::Denied | Tag::Tunnel => Suffix::None,
         };
-        Self { tag, suffix, hierarchy, status }
+        Self {
+            tag,
+            suffix,
+            hierarchy,
+            status,
+        }
     }
 
     fn of_tunnel(course: Course, record: &Record) -> Self {
@@ -226,7 +236,12 @@ impl ResultCode {
             Asked::Nothing if record.status != 0 => record.status,
             Asked::Nothing | Asked::Tunnel { .. } | Asked::Request { .. } => status,
         };
-        Self { tag, suffix: Suffix::None, hierarchy, status }
+        Self {
+            tag,
+            suffix: Suffix::None,
+            hierarchy,
+            status,
+        }
     }
 
     /// squid's name for the error page that it would have sent (`%err_code`), if the outcome is an error.
@@ -295,7 +310,13 @@ impl Hierarchy {
 impl fmt::Display for ResultCode {
     /// `TCP_MISS_ABORTED:HIER_DIRECT`, as in `%Ss:%Sh`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}:{}", self.tag.as_str(), self.suffix.as_str(), self.hierarchy.as_str())
+        write!(
+            f,
+            "{}{}:{}",
+            self.tag.as_str(),
+            self.suffix.as_str(),
+            self.hierarchy.as_str()
+        )
     }
 }
 

@@ -37,7 +37,11 @@ pub(super) fn nothing(outcome: Outcome) -> Record {
             cgroup: "/kubepods/pod1".to_owned(),
             ..Workload::default()
         }),
-        process: Process { pid: 4711, uid: 1000, command: "curl".to_owned() },
+        process: Process {
+            pid: 4711,
+            uid: 1000,
+            command: "curl".to_owned(),
+        },
         protocol: Protocol::Unknown,
         asked: Asked::Nothing,
         tls: None,

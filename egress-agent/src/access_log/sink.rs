@@ -104,7 +104,8 @@ impl Sink {
         let renderer = format
             .renderer(zone, options.strip_query_terms)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("access log {}: {error}", target.name()));
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("access log {}: {error}", target.name()));
         let file = Opened::new(&target).map_err(named)?;
         let counters = Arc::new(SinkCounters {
             target: target.name(),
@@ -163,7 +164,8 @@ impl Sink {
     pub(super) fn write(&mut self) {
         while self.write_buffer() && self.untold > 0 {
             let lost = mem::take(&mut self.untold);
-            self.renderer.render(&Facts::lost(lost, Timestamp::now()), &mut self.buffer);
+            self.renderer
+                .render(&Facts::lost(lost, Timestamp::now()), &mut self.buffer);
         }
     }
 
@@ -222,7 +224,10 @@ impl Sink {
         let is_torn = self.sent > 0 && self.buffer.get(self.sent - 1) != Some(&b'\n');
         if is_torn {
             let left = self.buffer.get(self.sent..).unwrap_or_default();
-            let rest = left.iter().position(|&byte| byte == b'\n').map_or(left.len(), |end| end + 1);
+            let rest = left
+                .iter()
+                .position(|&byte| byte == b'\n')
+                .map_or(left.len(), |end| end + 1);
             self.sent += rest;
             self.lose(1);
         }
@@ -236,13 +241,20 @@ impl Sink {
 
     fn recovered(&mut self) {
         if self.counters.set_failing(None) {
-            tracing::info!(target = self.counters.target, "the access log is being written again");
+            tracing::info!(
+                target = self.counters.target,
+                "the access log is being written again"
+            );
         }
     }
 
     /// At most one message per interval: trouble with a disk comes at the rate of the records.
     fn complain(&mut self, error: Option<&io::Error>) {
-        if self.complaint.last.is_some_and(|last| last.elapsed() < COMPLAIN_EVERY) {
+        if self
+            .complaint
+            .last
+            .is_some_and(|last| last.elapsed() < COMPLAIN_EVERY)
+        {
             return;
         }
         self.complaint.last = Some(Instant::now());
@@ -263,7 +275,11 @@ impl SinkCounters {
             written: self.written.load(Ordering::Relaxed),
             lost: self.lost.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
-            failing: self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            failing: self
+                .failing
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
         }
     }
 

@@ -1,6 +1,10 @@
 //! Values that several verbs take.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 /// `k=v,...`, as `kubectl get --selector` takes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,6 +30,16 @@ impl FromStr for Labels {
         }
         Ok(Self(labels))
     }
+}
+
+/// `IP`, `IP:PORT` or `[IPV6]:PORT`; port 53 if none is given.
+pub(super) fn name_server(text: &str) -> Result<SocketAddr, String> {
+    text.parse::<IpAddr>()
+        .map(|address| SocketAddr::new(address, 53))
+        .or_else(|_not_an_address| text.parse::<SocketAddr>())
+        .map_err(|_neither| {
+            format!("`{text}` is not IP or IP:PORT, such as 192.0.2.53, 192.0.2.53:5353 or [2001:db8::53]:53")
+        })
 }
 
 #[cfg(test)]

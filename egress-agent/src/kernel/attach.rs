@@ -154,6 +154,18 @@ impl Attachment {
         &mut self.ebpf
     }
 
+    /// Names of the attached programs.
+    #[must_use]
+    pub fn programs(&self) -> Vec<String> {
+        let mut names: Vec<String> = SOCK_ADDR_PROGRAMS
+            .iter()
+            .chain(&[program::SOCK_CREATE, program::SOCK_OPS, program::SKB_EGRESS])
+            .map(|name| (*name).to_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
     /// Where links and maps are pinned.
     #[must_use]
     pub fn pin_path(&self) -> &Path {

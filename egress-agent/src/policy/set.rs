@@ -39,7 +39,7 @@ pub struct Settings {
 }
 
 /// How a workload is treated that no policy selects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 pub enum Unselected {
     /// It may reach everything, and is logged: NetworkPolicy's habit.
     #[default]

@@ -6,12 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{dial::Dialer, limits::Limits};
+use super::{
+    dial::{DialError, Dialer, Dialled, PrivateAnswers},
+    limits::Limits,
+};
 use crate::{
     access_log::{AccessLog, AddressRelation, Asked, Ending, Protocol, Record},
     identity::{Process, Workload},
     netns::Netns,
-    policy::{PolicyStore, PolicyView, Verdict},
+    policy::{Host, PolicyStore, PolicyView, Verdict},
 };
 
 /// What every connection needs; one per agent.
@@ -44,6 +47,8 @@ pub struct Connection {
     pub workload: Arc<Workload>,
     /// The process that dialled.
     pub process: Process,
+    /// The socket was made in another workload than the one that connected it: always refused.
+    pub foreign: bool,
     /// Where upstream sockets are made.
     pub route: Route,
 }
@@ -65,6 +70,21 @@ impl Connection {
     #[must_use]
     pub fn view(&self) -> PolicyView {
         self.services.policy.load().view(&self.workload)
+    }
+
+    /// Dials an allowed host for this connection, within what `view` allows it to resolve to.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn dial(&self, host: &Host, view: &PolicyView) -> Result<Dialled, DialError> {
+        let private = match host {
+            Host::Name(name) if view.private_answers_allowed(name) => PrivateAnswers::Allowed,
+            Host::Name(_) | Host::Address(_) => PrivateAnswers::Refused,
+        };
+        self.services
+            .dialer
+            .dial(host, self.original.port(), self.original, &self.route, private)
+            .await
     }
 
     /// A record with what is known before anything was read; the caller fills in the rest.

@@ -35,7 +35,8 @@ use crate::{
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Which address of an allowed name is dialled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DialMode {
     /// One that we resolved for the name: the workload's own if it is among them, else the first that answers.
     #[default]

@@ -13,9 +13,12 @@ mod h1;
 mod interim;
 mod judge;
 mod lane;
+mod observed;
 pub mod target;
 mod upgrade;
 mod upstream;
+
+pub use observed::{Observed, observe};
 
 use std::sync::Arc;
 

@@ -27,7 +27,7 @@ use tokio::{
 use self::direction::{Count, Direction, Moved, Side};
 pub use self::splice::pipes;
 use super::limits::Limits;
-use crate::access_log::Ending;
+use crate::access_log::{ByteCounts, Ending};
 
 /// The idle time is cut into so many parts, and a tunnel counts those in which nothing moved: so no read or write has to
 /// look at the clock. It ends after the idle time and at most one part more.
@@ -48,6 +48,16 @@ pub struct Prefixes {
     pub to_origin: Bytes,
     /// Read from the origin: what came right behind a 101.
     pub to_client: Bytes,
+}
+
+impl ByteCounts for Counters {
+    fn to_client(&self) -> u64 {
+        self.to_client()
+    }
+
+    fn to_origin(&self) -> u64 {
+        self.to_origin()
+    }
 }
 
 impl Counters {

@@ -23,7 +23,10 @@ fn value(record: &Record) -> Value {
 #[test]
 fn a_tunnel_has_all_that_is_documented() {
     let mut record = tunnel(name("good.test"), 443, Outcome::AllowedByRule);
-    record.tls = Some(TlsFacts { alpn: vec!["h2".to_owned(), "http/1.1".to_owned()], ech: true });
+    record.tls = Some(TlsFacts {
+        alpn: vec!["h2".to_owned(), "http/1.1".to_owned()],
+        ech: true,
+    });
     record.relation = Some(AddressRelation::Mismatch);
     record.bytes_to_client = 49;
     record.bytes_to_origin = 517;
@@ -45,8 +48,16 @@ fn a_tunnel_has_all_that_is_documented() {
 #[test]
 fn the_fields_stand_in_the_documented_order() {
     let line = rendered(&tunnel(name("good.test"), 443, Outcome::AllowedByRule));
-    let at = ["time", "client", "namespace", "protocol", "status", "outcome", "squid_result"]
-        .map(|field| line.find(&format!("\"{field}\":")).unwrap());
+    let at = [
+        "time",
+        "client",
+        "namespace",
+        "protocol",
+        "status",
+        "outcome",
+        "squid_result",
+    ]
+    .map(|field| line.find(&format!("\"{field}\":")).unwrap());
     assert!(at.is_sorted(), "{line}");
 }
 
@@ -85,7 +96,10 @@ fn a_gap_is_an_object_of_its_own() {
     let mut out = Vec::new();
     let at = "2026-11-23T05:52:37.4056Z".parse().unwrap();
     render(&Facts::lost(17, at), &mut Vec::new(), &mut out);
-    assert_eq!(String::from_utf8(out).unwrap(), "{\"time\":\"2026-11-23T05:52:37.405Z\",\"records_lost\":17}\n");
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        "{\"time\":\"2026-11-23T05:52:37.405Z\",\"records_lost\":17}\n"
+    );
 }
 
 #[test]

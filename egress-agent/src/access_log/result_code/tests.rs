@@ -23,8 +23,15 @@ fn every_outcome_has_its_words() {
 
 #[test]
 fn a_denial_never_reads_like_a_success() {
-    for &outcome in Outcome::ALL.iter().filter(|outcome| outcome.class() == Class::Deny) {
-        for record in [get(b"http://good.test/", outcome), tunnel(name("good.test"), 443, outcome), nothing(outcome)] {
+    for &outcome in Outcome::ALL
+        .iter()
+        .filter(|outcome| outcome.class() == Class::Deny)
+    {
+        for record in [
+            get(b"http://good.test/", outcome),
+            tunnel(name("good.test"), 443, outcome),
+            nothing(outcome),
+        ] {
             let code = ResultCode::of(&record);
             assert_eq!(code.hierarchy, Hierarchy::None, "{outcome:?}");
             assert!(!(200..400).contains(&code.status), "{outcome:?}");
@@ -60,8 +67,14 @@ fn an_allowed_request_says_how_it_ended() {
     };
     assert_eq!(ended(Ending::Complete, 404), "TCP_MISS:HIER_DIRECT 404");
     assert_eq!(ended(Ending::OriginAborted, 200), "TCP_MISS:HIER_DIRECT 200");
-    assert_eq!(ended(Ending::ClientAborted, 200), "TCP_MISS_ABORTED:HIER_DIRECT 200");
-    assert_eq!(ended(Ending::IdleTimeout, 200), "TCP_MISS_TIMEDOUT:HIER_DIRECT 200");
+    assert_eq!(
+        ended(Ending::ClientAborted, 200),
+        "TCP_MISS_ABORTED:HIER_DIRECT 200"
+    );
+    assert_eq!(
+        ended(Ending::IdleTimeout, 200),
+        "TCP_MISS_TIMEDOUT:HIER_DIRECT 200"
+    );
     assert_eq!(ended(Ending::Drained, 200), "TCP_MISS_ABORTED:HIER_DIRECT 200");
     assert_eq!(ended(Ending::Complete, 101), "TCP_TUNNEL:HIER_DIRECT 101");
 }

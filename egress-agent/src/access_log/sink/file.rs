@@ -91,7 +91,10 @@ fn append_to(path: &Path) -> io::Result<File> {
 }
 
 fn ends_in_half_a_line(path: &Path) -> io::Result<bool> {
-    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
     if file.metadata()?.len() == 0 {
         return Ok(false);
     }

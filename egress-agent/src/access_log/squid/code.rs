@@ -113,9 +113,57 @@ const UTC_TIME: &str = "%d/%b/%Y:%H:%M:%S";
 
 /// The names in the order in which they are tried: no name stands behind one that it begins with.
 pub(super) const NAMES: &[&str] = &[
-    "err_code", "note", "ssl::>sni", "tls::>sni", ">la", ">lp", "ts", "tu", "tl", "tg", "tS", "tr", "un", "ul", "ui",
-    "ue", ">Hs", "Hs", "Ss", "Sh", "mt", ">rm", ">ru", ">rs", ">rd", ">rP", ">rp", ">rv", "rm", "ru", "rp", "rv", "<rm",
-    "<ru", "<rs", "<rd", "<rP", "<rp", "<rv", ">st", "<st", "st", "sn", ">a", ">p", ">A", "<a", "<p", "<A", ">h", "<h",
+    "err_code",
+    "note",
+    "ssl::>sni",
+    "tls::>sni",
+    ">la",
+    ">lp",
+    "ts",
+    "tu",
+    "tl",
+    "tg",
+    "tS",
+    "tr",
+    "un",
+    "ul",
+    "ui",
+    "ue",
+    ">Hs",
+    "Hs",
+    "Ss",
+    "Sh",
+    "mt",
+    ">rm",
+    ">ru",
+    ">rs",
+    ">rd",
+    ">rP",
+    ">rp",
+    ">rv",
+    "rm",
+    "ru",
+    "rp",
+    "rv",
+    "<rm",
+    "<ru",
+    "<rs",
+    "<rd",
+    "<rP",
+    "<rp",
+    "<rv",
+    ">st",
+    "<st",
+    "st",
+    "sn",
+    ">a",
+    ">p",
+    ">A",
+    "<a",
+    "<p",
+    "<A",
+    ">h",
+    "<h",
     "%",
 ];
 
@@ -239,7 +287,8 @@ impl Answer {
     }
 
     fn header(name: &str) -> Option<Self> {
-        name.eq_ignore_ascii_case("content-type").then_some(Self::ContentType)
+        name.eq_ignore_ascii_case("content-type")
+            .then_some(Self::ContentType)
     }
 }
 
@@ -260,7 +309,10 @@ impl Note {
     ];
 
     fn new(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(known, _)| *known == name).map(|&(_, note)| note)
+        Self::ALL
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|&(_, note)| note)
     }
 
     /// The names that `%{name}note` accepts.

@@ -66,7 +66,10 @@ fn codes() -> String {
 
 /// Compiles `text`.
 pub(super) fn tokens(text: &str) -> Result<Vec<Token>, FormatError> {
-    let at = |offset: usize, kind| FormatError { column: offset + 1, kind };
+    let at = |offset: usize, kind| FormatError {
+        column: offset + 1,
+        kind,
+    };
     if text.trim().is_empty() {
         return Err(at(0, FormatErrorKind::Empty));
     }
@@ -116,7 +119,9 @@ fn field_of(text: &str, around: Option<Quoting>) -> Result<(Field, &str), Format
     let (before, rest) = braces(rest)?;
     let plain = rest.strip_prefix("http::").unwrap_or(rest);
     let Some(name) = NAMES.iter().find(|name| plain.starts_with(**name)) else {
-        let shown = plain.find(' ').map_or(plain, |end| plain.get(..end).unwrap_or(plain));
+        let shown = plain
+            .find(' ')
+            .map_or(plain, |end| plain.get(..end).unwrap_or(plain));
         return Err(FormatErrorKind::UnknownCode(shown.chars().take(24).collect()));
     };
     let rest = plain.get(name.len()..).unwrap_or_default();
@@ -127,7 +132,17 @@ fn field_of(text: &str, around: Option<Quoting>) -> Result<(Field, &str), Format
     };
     let code = code_of(name, argument)?;
     let least = least.unwrap_or(0);
-    Ok((Field { code, quoting, left, zero, least, most }, rest))
+    Ok((
+        Field {
+            code,
+            quoting,
+            left,
+            zero,
+            least,
+            most,
+        },
+        rest,
+    ))
 }
 
 fn code_of(name: &str, argument: Option<&str>) -> Result<Code, FormatErrorKind> {
@@ -142,7 +157,10 @@ fn code_of(name: &str, argument: Option<&str>) -> Result<Code, FormatErrorKind> 
         (Argument::Never, given) => given.is_some(),
         (Argument::Time, given) => given.is_some_and(|format| !is_time_format(format)),
         (Argument::Name, None) => {
-            return Err(FormatErrorKind::MissingArgument { code: name.to_owned(), allowed });
+            return Err(FormatErrorKind::MissingArgument {
+                code: name.to_owned(),
+                allowed,
+            });
         }
         (Argument::Name, Some(_)) => false,
     };

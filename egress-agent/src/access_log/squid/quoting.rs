@@ -65,7 +65,8 @@ fn url(value: &[u8], keep_percent: bool, out: &mut Vec<u8>) {
     for &byte in value {
         let unsafe_byte = match byte {
             0..=b' ' | 0x7f..=0xff => true,
-            b'<' | b'>' | b'"' | b'#' | b'{' | b'}' | b'|' | b'\\' | b'^' | b'~' | b'[' | b']' | b'`' | b'\'' => true,
+            b'<' | b'>' | b'"' | b'#' | b'{' | b'}' | b'|' | b'\\' | b'^' | b'~' | b'[' | b']' | b'`'
+            | b'\'' => true,
             b'%' => !keep_percent,
             _ => false,
         };

@@ -50,7 +50,11 @@ fn write_field(field: &Field, value: Value, raw: &[u8], out: &mut Vec<u8>) {
         return out.push(b'-');
     }
     let start = out.len();
-    let own = if field.code.protects_itself() { Quoting::UrlUnescaped } else { Quoting::Raw };
+    let own = if field.code.protects_itself() {
+        Quoting::UrlUnescaped
+    } else {
+        Quoting::Raw
+    };
     field.quoting.unwrap_or(own).write(raw, out);
     if value == Value::Text
         && let Some(most) = field.most

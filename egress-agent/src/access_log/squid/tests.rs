@@ -26,13 +26,20 @@ fn renders_what_squid_wrote_for_the_same_facts() {
         let lines = golden.case(case);
         lines.apply_facts(&mut record);
         let own = ["f1", "f2", "f3"].map(|own| (own, golden.formats[own].as_str()));
-        for (format, text) in [("squid", SQUID), ("combined", COMBINED), ("common", COMMON)].into_iter().chain(own) {
+        for (format, text) in [("squid", SQUID), ("combined", COMBINED), ("common", COMMON)]
+            .into_iter()
+            .chain(own)
+        {
             let rendered = shown(&render(text, &record));
             assert_eq!(rendered, lines.0[format], "{case}: {format}");
         }
         seen += 1;
     }
-    assert_eq!(seen + UNLIKE.len(), golden.cases.len(), "every recorded case is looked at");
+    assert_eq!(
+        seen + UNLIKE.len(),
+        golden.cases.len(),
+        "every recorded case is looked at"
+    );
 }
 
 /// Recorded, but not what this program does: hyper refuses such requests before a method or URL is known.
@@ -47,7 +54,14 @@ fn the_built_in_names_agree_with_their_definitions_where_nothing_is_escaped() {
         .cases
         .iter()
         .flat_map(|(case, lines)| {
-            ["squid", "combined", "common"].map(|format| (case, format, &lines.0[format], &lines.0[&format!("builtin-{format}")]))
+            ["squid", "combined", "common"].map(|format| {
+                (
+                    case,
+                    format,
+                    &lines.0[format],
+                    &lines.0[&format!("builtin-{format}")],
+                )
+            })
         })
         .filter(|(_, _, defined, built_in)| defined != built_in)
         .map(|(case, format, ..)| format!("{case} {format}"))
@@ -96,21 +110,44 @@ fn tunnels() -> Vec<(&'static str, Record)> {
     vec![
         ("tunnel", to("good.test", 443, Outcome::AllowedByRule)),
         ("tunnel-denied", denied),
-        ("tunnel-refused", failed(to("good.test", 81, Outcome::OriginRefused), "127.0.0.1:81")),
-        ("tunnel-timeout", failed(to("good.test", 82, Outcome::OriginTimeout), "127.0.0.1:82")),
+        (
+            "tunnel-refused",
+            failed(to("good.test", 81, Outcome::OriginRefused), "127.0.0.1:81"),
+        ),
+        (
+            "tunnel-timeout",
+            failed(to("good.test", 82, Outcome::OriginTimeout), "127.0.0.1:82"),
+        ),
         (
             "tunnel-unreachable",
-            failed(with_agent(tunnel(unreachable, 443, Outcome::OriginUnreachable)), "192.0.2.1:443"),
+            failed(
+                with_agent(tunnel(unreachable, 443, Outcome::OriginUnreachable)),
+                "192.0.2.1:443",
+            ),
         ),
-        ("tunnel-name-not-found", to("missing.test", 443, Outcome::NameNotFound)),
-        ("tunnel-lookup-failed", to("fail.test", 443, Outcome::LookupFailed)),
-        ("tunnel-ipv6-refused", failed(with_agent(tunnel(v6, 81, Outcome::OriginRefused)), "[::1]:81")),
+        (
+            "tunnel-name-not-found",
+            to("missing.test", 443, Outcome::NameNotFound),
+        ),
+        (
+            "tunnel-lookup-failed",
+            to("fail.test", 443, Outcome::LookupFailed),
+        ),
+        (
+            "tunnel-ipv6-refused",
+            failed(with_agent(tunnel(v6, 81, Outcome::OriginRefused)), "[::1]:81"),
+        ),
         ("tunnel-client-aborts", aborted),
     ]
 }
 
 fn requests() -> Vec<(&'static str, Record)> {
-    let good = |path: &str| get(format!("http://good.test:8080{path}").as_bytes(), Outcome::AllowedByRule);
+    let good = |path: &str| {
+        get(
+            format!("http://good.test:8080{path}").as_bytes(),
+            Outcome::AllowedByRule,
+        )
+    };
     let asked = |mut record: Record, as_method: Method, as_version| {
         if let Asked::Request { method, version, .. } = &mut record.asked {
             *method = as_method;
@@ -142,7 +179,10 @@ fn requests() -> Vec<(&'static str, Record)> {
         ("get-http-1.0", asked(good("/x"), Method::GET, Version::HTTP_10)),
         ("head", asked(good("/x"), Method::HEAD, Version::HTTP_11)),
         ("post", asked(good("/x"), Method::POST, Version::HTTP_11)),
-        ("not-found", answered(good("/404"), 404, Some("text/plain; charset=utf-8"))),
+        (
+            "not-found",
+            answered(good("/404"), 404, Some("text/plain; charset=utf-8")),
+        ),
         ("no-content", answered(good("/204"), 204, None)),
         ("own-method", asked(good("/x"), own_method, Version::HTTP_11)),
         ("denied", denied(b"http://evil.test/x")),
@@ -203,16 +243,44 @@ fn failures() -> Vec<(&'static str, Record)> {
     malformed.content_type = Some(HeaderValue::from_static("text/html"));
     let refused = Outcome::OriginRefused;
     vec![
-        ("refused", failed("http://good.test:81/x", refused, Some("127.0.0.1:81"), 503)),
-        ("timeout", failed("http://good.test:82/x", Outcome::OriginTimeout, Some("127.0.0.1:82"), 503)),
+        (
+            "refused",
+            failed("http://good.test:81/x", refused, Some("127.0.0.1:81"), 503),
+        ),
+        (
+            "timeout",
+            failed(
+                "http://good.test:82/x",
+                Outcome::OriginTimeout,
+                Some("127.0.0.1:82"),
+                503,
+            ),
+        ),
         (
             "unreachable",
-            failed("http://192.0.2.1:81/x", Outcome::OriginUnreachable, Some("192.0.2.1:81"), 503),
+            failed(
+                "http://192.0.2.1:81/x",
+                Outcome::OriginUnreachable,
+                Some("192.0.2.1:81"),
+                503,
+            ),
         ),
-        ("name-not-found", failed("http://missing.test/x", Outcome::NameNotFound, None, 502)),
-        ("lookup-failed", failed("http://fail.test/x", Outcome::LookupFailed, None, 502)),
-        ("origin-closes", failed("http://good.test:8080/close", Outcome::OriginFailed, local, 502)),
-        ("origin-stalls", failed("http://good.test:8080/stall", Outcome::OriginFailed, local, 504)),
+        (
+            "name-not-found",
+            failed("http://missing.test/x", Outcome::NameNotFound, None, 502),
+        ),
+        (
+            "lookup-failed",
+            failed("http://fail.test/x", Outcome::LookupFailed, None, 502),
+        ),
+        (
+            "origin-closes",
+            failed("http://good.test:8080/close", Outcome::OriginFailed, local, 502),
+        ),
+        (
+            "origin-stalls",
+            failed("http://good.test:8080/stall", Outcome::OriginFailed, local, 504),
+        ),
         ("origin-breaks-off", broken_off),
         ("client-aborts", aborted),
         ("client-aborts-early", aborted_early),
@@ -264,9 +332,15 @@ struct Lines(BTreeMap<String, String>);
 
 impl Golden {
     fn read() -> Self {
-        let mut golden = Self { formats: BTreeMap::new(), cases: BTreeMap::new() };
+        let mut golden = Self {
+            formats: BTreeMap::new(),
+            cases: BTreeMap::new(),
+        };
         let mut case = None;
-        for line in GOLDEN.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        for line in GOLDEN
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
             if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
                 case = Some(golden.cases.entry(name.to_owned()).or_default());
                 continue;
@@ -281,7 +355,9 @@ impl Golden {
     }
 
     fn case(&self, name: &str) -> &Lines {
-        self.cases.get(name).unwrap_or_else(|| panic!("{name} was not recorded"))
+        self.cases
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} was not recorded"))
     }
 }
 
@@ -294,10 +370,19 @@ impl Lines {
         record.started = Timestamp::from_microsecond(micros).unwrap();
         // Milliseconds, and below them microseconds times 1000.
         let (millis, nanos) = facts[1].split_once('.').unwrap();
-        record.duration = Duration::from_millis(millis.parse().unwrap()) + Duration::from_nanos(nanos.parse().unwrap());
+        record.duration =
+            Duration::from_millis(millis.parse().unwrap()) + Duration::from_nanos(nanos.parse().unwrap());
         record.bytes_to_client = facts[2].parse().unwrap();
-        let address = if record.client.is_ipv6() { "::1" } else { "127.0.0.1" };
-        record.client = (address.parse::<std::net::IpAddr>().unwrap(), facts[3].parse().unwrap()).into();
+        let address = if record.client.is_ipv6() {
+            "::1"
+        } else {
+            "127.0.0.1"
+        };
+        record.client = (
+            address.parse::<std::net::IpAddr>().unwrap(),
+            facts[3].parse().unwrap(),
+        )
+            .into();
         record.bytes_to_origin = facts[4].parse().unwrap();
     }
 }

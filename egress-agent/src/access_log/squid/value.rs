@@ -39,7 +39,12 @@ pub(super) struct Context {
 
 impl Context {
     pub(super) const fn new(zone: TimeZone, strip_query_terms: bool) -> Self {
-        Self { zone, strip_query_terms, line: 0, last_time: None }
+        Self {
+            zone,
+            strip_query_terms,
+            line: 0,
+            last_time: None,
+        }
     }
 
     pub(super) const fn next_line(&mut self) {
@@ -56,7 +61,9 @@ impl Context {
             Code::Time(code) => self.time(code, field, facts, out),
             Code::Request(code) => self.request(*code, field, facts, out),
             Code::Answer(code) => answer(*code, field, facts, out),
-            Code::Note(note) => facts.record.map_or(Value::Text, |record| annotation(*note, record, out)),
+            Code::Note(note) => facts
+                .record
+                .map_or(Value::Text, |record| annotation(*note, record, out)),
         }
     }
 
@@ -69,7 +76,11 @@ impl Context {
                 Some(record) => response_time(field, record, out),
                 None => number(field, 0, out),
             },
-            Time::Start => start_time(field, facts.record.map_or(facts.ended, |record| record.started), out),
+            Time::Start => start_time(
+                field,
+                facts.record.map_or(facts.ended, |record| record.started),
+                out,
+            ),
         }
     }
 
@@ -94,7 +105,8 @@ impl Context {
     }
 
     fn request(&self, code: Request, field: &Field, facts: &Facts<'_>, out: &mut Vec<u8>) -> Value {
-        let header = |of: fn(&Record) -> &Option<HeaderValue>| facts.record.and_then(|record| of(record).as_ref());
+        let header =
+            |of: fn(&Record) -> &Option<HeaderValue>| facts.record.and_then(|record| of(record).as_ref());
         match code {
             Request::Method => text(facts.method().unwrap_or_default(), out),
             Request::CleanUrl => {
@@ -107,7 +119,9 @@ impl Context {
             }
             Request::Scheme => text(facts.scheme().unwrap_or_default(), out),
             Request::Domain => text(&facts.domain().unwrap_or_default(), out),
-            Request::Port => facts.url_port().map_or(Value::Number, |port| number(field, port, out)),
+            Request::Port => facts
+                .url_port()
+                .map_or(Value::Number, |port| number(field, port, out)),
             Request::Path => {
                 facts.path(out);
                 Value::Text
@@ -140,7 +154,10 @@ fn connection(code: Connection, field: &Field, facts: &Facts<'_>, out: &mut Vec<
         },
         Connection::ServerNameIndication => match facts.record {
             Some(record) if record.tls.is_some() => match &record.asked {
-                Asked::Tunnel { host: Host::Name(name), .. } => text(name.as_str(), out),
+                Asked::Tunnel {
+                    host: Host::Name(name),
+                    ..
+                } => text(name.as_str(), out),
                 Asked::Tunnel { .. } | Asked::Request { .. } | Asked::Nothing => Value::Text,
             },
             Some(_) | None => Value::Text,
@@ -161,12 +178,17 @@ fn answer(code: Answer, field: &Field, facts: &Facts<'_>, out: &mut Vec<u8>) -> 
         }
         Answer::Hierarchy => text(result.hierarchy.as_str(), out),
         Answer::Error => {
-            let error = facts.record.and_then(|record| ResultCode::error(record.verdict.outcome));
+            let error = facts
+                .record
+                .and_then(|record| ResultCode::error(record.verdict.outcome));
             text(error.unwrap_or_default(), out)
         }
         Answer::MimeType => {
             let whole = content_type.map_or(&b""[..], HeaderValue::as_bytes);
-            let end = whole.iter().position(|byte| b"; \t".contains(byte)).unwrap_or(whole.len());
+            let end = whole
+                .iter()
+                .position(|byte| b"; \t".contains(byte))
+                .unwrap_or(whole.len());
             out.extend_from_slice(whole.get(..end).unwrap_or(whole));
             if out.is_empty() {
                 out.push(b'-');
@@ -250,8 +272,18 @@ fn start_time(field: &Field, started: Timestamp, out: &mut Vec<u8>) -> Value {
     with_fraction(field, field.most.unwrap_or(3), started.as_second(), fraction, out)
 }
 
-fn with_fraction(field: &Field, digits: usize, whole: impl fmt::Display, part: u64, out: &mut Vec<u8>) -> Value {
-    let width = if field.zero { field.least.saturating_sub(digits + 1) } else { 0 };
+fn with_fraction(
+    field: &Field,
+    digits: usize,
+    whole: impl fmt::Display,
+    part: u64,
+    out: &mut Vec<u8>,
+) -> Value {
+    let width = if field.zero {
+        field.least.saturating_sub(digits + 1)
+    } else {
+        0
+    };
     drop(write!(out, "{whole:0>width$}.{part:0>digits$}"));
     Value::Number
 }

@@ -25,7 +25,7 @@ use crate::{
     policy::Host,
     proxy::{
         Connection,
-        dial::{DialError, Dialled, PrivateAnswers},
+        dial::{DialError, Dialled},
         limits::Limits,
     },
 };
@@ -135,11 +135,7 @@ pub(super) struct Unsent {
 
 /// The one place where this lane dials.
 pub(super) async fn dial(connection: &Connection, host: &Host) -> Result<Dialled, DialError> {
-    let dialler = &connection.services.dialer;
-    let Connection { original, route, .. } = connection;
-    dialler
-        .dial(host, original.port(), *original, route, PrivateAnswers::Refused)
-        .await
+    connection.dial(host, &connection.view()).await
 }
 
 async fn handshake(

@@ -7,7 +7,10 @@ fn an_unknown_code_is_an_error_that_names_what_is_allowed() {
     let error = LogFormat::parse("%>a %nosuch x").unwrap_err();
     assert_eq!(error.column, 5);
     let message = error.to_string();
-    assert!(message.starts_with("column 5: unknown code `%nosuch`; allowed are %err_code "), "{message}");
+    assert!(
+        message.starts_with("column 5: unknown code `%nosuch`; allowed are %err_code "),
+        "{message}"
+    );
     for code in ["%>a", "%ru", "%Ss", "%note"] {
         assert!(message.contains(code), "{message}");
     }
@@ -18,7 +21,14 @@ fn what_squid_would_accept_in_silence_is_refused() {
     let kind = |format: &str| LogFormat::parse(format).unwrap_err().kind;
     let argument = |format: &str, code: &str, argument: &str, allowed: &str| {
         let (code, argument, allowed) = (code.to_owned(), argument.to_owned(), allowed.to_owned());
-        assert_eq!(kind(format), FormatErrorKind::Argument { code, argument, allowed });
+        assert_eq!(
+            kind(format),
+            FormatErrorKind::Argument {
+                code,
+                argument,
+                allowed
+            }
+        );
     };
     argument("%rm{x}", "rm", "x", "no argument");
     argument("%{x}ru", "ru", "x", "no argument");
@@ -26,7 +36,10 @@ fn what_squid_would_accept_in_silence_is_refused() {
     argument("%{Server}<h", "<h", "Server", "Content-Type");
     argument("%{%!}tl", "tl", "%!", "a strftime format");
     argument("%{%n}tg", "tg", "%n", "a strftime format");
-    assert!(matches!(kind("%{nonsense}note"), FormatErrorKind::Argument { .. }));
+    assert!(matches!(
+        kind("%{nonsense}note"),
+        FormatErrorKind::Argument { .. }
+    ));
     assert!(matches!(kind("%>h"), FormatErrorKind::MissingArgument { .. }));
     assert!(matches!(kind("%note"), FormatErrorKind::MissingArgument { .. }));
     assert_eq!(kind("%{Referer>h"), FormatErrorKind::OpenBrace);
@@ -106,12 +119,21 @@ fn the_time_of_day_follows_the_record_and_not_the_last_line() {
 fn identity_and_verdict_are_annotations() {
     let record = tunnel(name("good.test"), 443, Outcome::AllowedByRule);
     assert_eq!(
-        text("%{namespace}note %{workload}note %{command}note %{outcome}note %\"{rule}note %{ending}note", &record),
+        text(
+            "%{namespace}note %{workload}note %{command}note %{outcome}note %\"{rule}note %{ending}note",
+            &record
+        ),
         "shop cart-7d4b9c-x2x curl allowed_by_rule EgressPolicy shop/cart egress[1] complete"
     );
-    assert_eq!(text("%{rule}note %{address}note", &nothing(Outcome::NoFlow)), "- -");
+    assert_eq!(
+        text("%{rule}note %{address}note", &nothing(Outcome::NoFlow)),
+        "- -"
+    );
     // Spaces would make two fields of one.
-    assert_eq!(text("%{rule}note", &record), "EgressPolicy%20shop/cart%20egress%5B1%5D");
+    assert_eq!(
+        text("%{rule}note", &record),
+        "EgressPolicy%20shop/cart%20egress%5B1%5D"
+    );
 }
 
 #[test]
@@ -128,7 +150,10 @@ fn a_gap_is_a_line_that_readers_of_the_format_understand() {
 
 #[test]
 fn no_name_being_known_the_dialled_address_stands_in() {
-    assert_eq!(text("%rm %ru %Ss %>Hs", &nothing(Outcome::UnknownProtocol)), "CONNECT 192.0.2.7:443 TCP_DENIED 403");
+    assert_eq!(
+        text("%rm %ru %Ss %>Hs", &nothing(Outcome::UnknownProtocol)),
+        "CONNECT 192.0.2.7:443 TCP_DENIED 403"
+    );
     let mut mapped = nothing(Outcome::NoServerName);
     mapped.original = socket("[::ffff:192.0.2.7]:443");
     assert_eq!(text("%ru", &mapped), "192.0.2.7:443");

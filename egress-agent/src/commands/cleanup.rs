@@ -1,0 +1,65 @@
+//! `cleanup`: removes what dead agents left.
+
+use std::{fs, io, process::ExitCode};
+
+use anyhow::Context;
+
+use super::exec::cgroup::OwnCgroup;
+use crate::{
+    instance::{self, Found, Traces},
+    kernel::{self, PinDirectory},
+};
+
+/// Removes the pins, cgroups and directories of every instance whose process is gone, and tells what it did.
+///
+/// # Errors
+/// Not root, or something could not be removed: it is named, and the rest is removed all the same.
+#[expect(clippy::print_stdout, reason = "a verb that answers a person")]
+pub(super) fn run() -> anyhow::Result<ExitCode> {
+    kernel::require()?;
+    let mut failed = None;
+    for found in instance::find_all()? {
+        let name = found.name.clone();
+        if !found.is_dead() {
+            println!("{name}: is running, left alone");
+            continue;
+        }
+        match clean(found) {
+            Ok(()) => println!("{name}: removed"),
+            Err(error) => {
+                println!("{name}: {error:#}");
+                failed = Some(error);
+            }
+        }
+    }
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+fn clean(found: Found) -> anyhow::Result<()> {
+    if let Some(traces) = &found.traces {
+        // The members of an exec's cgroup first: once the pins are gone nothing would hold them.
+        if traces.owns_cgroup {
+            end_cgroup(traces)?;
+        }
+        match PinDirectory::existing(traces.pins.clone()).remove() {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).context("cannot remove its pins"),
+        }
+    }
+    found.release().context("cannot remove its directory")
+}
+
+fn end_cgroup(traces: &Traces) -> anyhow::Result<()> {
+    if !fs::exists(&traces.cgroup)? {
+        return Ok(());
+    }
+    let cgroup = OwnCgroup::existing(traces.cgroup.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime
+        .block_on(cgroup.empty())
+        .context("cannot end the processes in its cgroup")?;
+    cgroup.remove()
+}

@@ -1,0 +1,181 @@
+//! `run`: the daemon.
+
+use std::{fs, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use tokio::{
+    runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+
+use crate::{
+    access_log::AccessLog,
+    cli::RunArgs,
+    config::Config,
+    enforcer::{Enforcer, EnforcerSettings, Update},
+    instance::Instance,
+    kernel,
+    policy::{self, PolicySource, PolicyStore},
+    proxy::{
+        Services,
+        dial::{DialSettings, Dialer},
+        resolve::{NameServers, ResolveSettings},
+    },
+};
+
+/// Updates that may wait for the enforcer: they are rare, and each replaces the one before.
+const UPDATES: usize = 4;
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What is missing or wrong, in a sentence; nothing has been changed then.
+pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let config = configuration(args)?;
+    kernel::require()?;
+    let cgroup = enforced_cgroup(&config)?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(daemon(config, cgroup))
+}
+
+/// The file, overridden by the command line.
+fn configuration(args: RunArgs) -> anyhow::Result<Config> {
+    let mut config = args
+        .config
+        .as_deref()
+        .map(Config::load)
+        .transpose()?
+        .unwrap_or_default();
+    config.cgroup = args.cgroup.or(config.cgroup);
+    config.policy_dir = args.policy_dir.or(config.policy_dir);
+    Ok(config)
+}
+
+/// The directory of the cgroup to enforce: as it is given, or below the mount.
+fn enforced_cgroup(config: &Config) -> anyhow::Result<PathBuf> {
+    let Some(path) = &config.cgroup else {
+        bail!("which cgroup is to be enforced? give --cgroup PATH, or `cgroup:` in the configuration");
+    };
+    let mount = kernel::find_mount()?;
+    let directory = if path.starts_with(&mount.path) {
+        path.clone()
+    } else {
+        mount.path.join(path.strip_prefix("/").unwrap_or(path))
+    };
+    if !directory.join("cgroup.procs").exists() {
+        bail!(
+            "{} is no cgroup: give a path below {}",
+            path.display(),
+            mount.path.display()
+        );
+    }
+    fs::canonicalize(&directory).with_context(|| format!("cannot open {}", directory.display()))
+}
+
+async fn daemon(config: Config, cgroup: PathBuf) -> anyhow::Result<ExitCode> {
+    let mut stop_signals = StopSignals::listen()?;
+    let mut reload_signal = signal(SignalKind::hangup())?;
+    let source = source(&config);
+    let services = services(&config, &source)?;
+    let log = services.log.clone();
+    let instance = Instance::claim(&config.instance)?;
+    let settings = EnforcerSettings {
+        cgroup: cgroup.clone(),
+        owns_cgroup: false,
+        mappings: config.mappings(),
+        internal: config.internal.clone(),
+        ports: config.ports.clone(),
+        services,
+    };
+    let mut enforcer = Enforcer::start(instance, settings)?;
+    tracing::info!(cgroup = %cgroup.display(), "enforcing");
+
+    let (updates, mut updated) = mpsc::channel(UPDATES);
+    let stop = async {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop_signals.recv() => return,
+                _hup = reload_signal.recv() => {
+                    log.reopen();
+                    reload(&source, &updates).await;
+                }
+            }
+        }
+    };
+    enforcer
+        .serve(&mut updated, stop)
+        .await
+        .context("the kernel's side failed")?;
+    tracing::info!(seconds = config.drain_seconds, "draining");
+    tokio::select! {
+        stopped = enforcer.stop(Duration::from_secs(config.drain_seconds)) => stopped?,
+        // A second signal: whoever sends it will not wait.
+        () = stop_signals.recv() => bail!("stopped before the open connections had ended: run `egress-agent cleanup`"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn reload(source: &PolicySource, updates: &mpsc::Sender<Update>) {
+    let update = match source.load() {
+        Ok(set) => Update::Policies(set),
+        Err(errors) => Update::BrokenPolicies(errors.to_string()),
+    };
+    // The receiver lives as long as the future that calls this.
+    drop(updates.send(update).await);
+}
+
+fn source(config: &Config) -> PolicySource {
+    let settings = policy::Settings {
+        unselected: config.unselected,
+        audit: config.audit,
+    };
+    PolicySource::new(settings).with_paths(config.policy_dir.clone())
+}
+
+fn services(config: &Config, source: &PolicySource) -> anyhow::Result<Arc<Services>> {
+    let policy = PolicyStore::default();
+    policy.replace(Arc::new(source.load()?));
+    let log = AccessLog::start(config.outputs()).context("cannot open the access log")?;
+    let mut resolve = ResolveSettings::default();
+    if !config.nameservers.is_empty() {
+        resolve.servers = NameServers::List(config.nameservers.clone());
+    }
+    let limits = config.limits();
+    let dial = DialSettings {
+        mode: config.dial,
+        resolve,
+        timeout: limits.connect_timeout,
+        internal: config.internal.clone(),
+        ..DialSettings::default()
+    };
+    Ok(Arc::new(Services {
+        policy,
+        dialer: Dialer::new(dial),
+        log,
+        limits,
+    }))
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _term = self.terminate.recv() => {}
+            _int = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `status`: asks every agent on this machine what it does.
+
+use std::{io::Read, os::unix::net::UnixStream, path::Path, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+
+use crate::{
+    cli::{Output, StatusArgs},
+    instance,
+    status::Status,
+};
+
+/// An agent that does not answer in this time is told as stuck.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Larger than any answer.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// Prints what every agent says of itself.
+///
+/// # Errors
+/// The directory of instances cannot be read.
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a verb that answers a person"
+)]
+pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let mut answers = Vec::new();
+    for found in instance::find_all()? {
+        if found.is_dead() {
+            eprintln!(
+                "{}: its process is gone and its programs are still in force: run `egress-agent cleanup`",
+                found.name
+            );
+            continue;
+        }
+        match ask(&found.socket()) {
+            Ok(status) => answers.push(status),
+            Err(error) => eprintln!("{}: does not answer: {error:#}", found.name),
+        }
+    }
+    match args.output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&answers)?),
+        Output::Text if answers.is_empty() => println!("no agent is running"),
+        Output::Text => answers.iter().for_each(|status| print!("{status}")),
+    }
+    Ok(if answers.is_empty() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn ask(socket: &Path) -> anyhow::Result<Status> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = String::new();
+    stream.take(MOST_BYTES).read_to_string(&mut text)?;
+    serde_json::from_str(&text).context("not an answer of this version")
+}

@@ -1,0 +1,289 @@
+//! The daemon's configuration file. docs/configuration.md is its manual.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::{
+    access_log::{Format, Output, Target},
+    identity::{Mapping, Workload},
+    policy::Unselected,
+    proxy::{dial::DialMode, limits::Limits},
+};
+
+/// The ports that are redirected unless the configuration says otherwise.
+pub const DEFAULT_PORTS: [u16; 2] = [80, 443];
+
+/// A configuration that is larger is none.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// Everything that `run` can be told. Absent keys have their defaults; unknown ones are errors.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Config {
+    /// Name of this agent among others on the machine: of its pins and its state directory.
+    pub instance: String,
+    /// The cgroup whose members are enforced: a path below the cgroup2 mount, or a directory.
+    pub cgroup: Option<PathBuf>,
+    /// Directory of policy files, followed as they change.
+    pub policy_dir: Option<PathBuf>,
+    /// Cgroups and what they are, for policies and the log.
+    pub workloads: Vec<WorkloadEntry>,
+    /// What happens to workloads that no policy selects.
+    pub unselected: Unselected,
+    /// Deny nothing, log what would have been denied.
+    pub audit: bool,
+    /// TCP ports that are redirected, besides those that domain rules name.
+    pub ports: Vec<u16>,
+    /// Destinations that are left alone, besides loopback.
+    pub internal: Vec<IpNet>,
+    /// Name servers to ask instead of those in /etc/resolv.conf.
+    pub nameservers: Vec<SocketAddr>,
+    /// Which address of an allowed name is dialled.
+    pub dial: DialMode,
+    /// Where records go; none by default.
+    pub access_log: Vec<LogEntry>,
+    /// How long open connections may take to end after SIGTERM.
+    pub drain_seconds: u64,
+    /// Bounds of the data path.
+    pub limits: LimitEntries,
+}
+
+/// A cgroup and what it is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct WorkloadEntry {
+    /// Path below the enforced cgroup.
+    pub cgroup: PathBuf,
+    /// Namespace, for policies.
+    pub namespace: String,
+    /// Labels of the namespace, for cluster policies.
+    #[serde(default)]
+    pub namespace_labels: BTreeMap<String, String>,
+    /// Name, for the log; the cgroup's path if absent.
+    pub name: Option<String>,
+    /// Labels, for policies.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One access log.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct LogEntry {
+    /// `combined`, `squid`, `common`, `json`, or a squid logformat string.
+    pub format: Format,
+    /// A file, or `stdout` or `stderr`.
+    pub target: String,
+}
+
+/// Bounds of the data path; see [`Limits`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct LimitEntries {
+    head_bytes: usize,
+    head_seconds: u64,
+    connect_seconds: u64,
+    idle_seconds: u64,
+    keep_alive_seconds: u64,
+    h2_streams: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            instance: "run".to_owned(),
+            cgroup: None,
+            policy_dir: None,
+            workloads: Vec::new(),
+            unselected: Unselected::default(),
+            audit: false,
+            ports: DEFAULT_PORTS.to_vec(),
+            internal: Vec::new(),
+            nameservers: Vec::new(),
+            dial: DialMode::default(),
+            access_log: Vec::new(),
+            drain_seconds: 30,
+            limits: LimitEntries::default(),
+        }
+    }
+}
+
+impl Default for LimitEntries {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            head_bytes: limits.head_bytes,
+            head_seconds: limits.head_timeout.as_secs(),
+            connect_seconds: limits.connect_timeout.as_secs(),
+            idle_seconds: limits.idle_timeout.as_secs(),
+            keep_alive_seconds: limits.keep_alive_timeout.as_secs(),
+            h2_streams: limits.h2_streams,
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// `FILE:LINE:COLUMN: what is wrong, and what is allowed`.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let size = fs::metadata(path)
+            .with_context(|| format!("cannot read {}", path.display()))?
+            .len();
+        anyhow::ensure!(
+            size <= MOST_BYTES,
+            "{}: larger than {MOST_BYTES} bytes",
+            path.display()
+        );
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Self::parse(&text).map_err(|problem| anyhow::anyhow!("{}:{problem}", path.display()))
+    }
+
+    /// Reads a text; errors begin with `LINE:COLUMN:`.
+    fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = serde_saphyr::from_str(text).map_err(|error| {
+            let place = error
+                .location()
+                .map_or_else(|| "1:1".to_owned(), |at| format!("{}:{}", at.line(), at.column()));
+            format!("{place}: {}", one_line(&error.to_string()))
+        })?;
+        config.check().map_err(|problem| format!("1:1: {problem}"))?;
+        Ok(config)
+    }
+
+    /// What types alone cannot say.
+    fn check(&self) -> Result<(), String> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if self.instance.is_empty() || self.instance.len() > 64 || !self.instance.chars().all(plain) {
+            return Err("instance: 1 to 64 letters, digits, - and _ are allowed".to_owned());
+        }
+        if self.ports.contains(&0) {
+            return Err("ports: 1 to 65535 are allowed".to_owned());
+        }
+        if !(1024..=1 << 20).contains(&self.limits.head_bytes) {
+            return Err("limits.headBytes: 1024 to 1048576 are allowed".to_owned());
+        }
+        let seconds = [
+            ("headSeconds", self.limits.head_seconds),
+            ("connectSeconds", self.limits.connect_seconds),
+            ("idleSeconds", self.limits.idle_seconds),
+            ("keepAliveSeconds", self.limits.keep_alive_seconds),
+        ];
+        match seconds
+            .iter()
+            .find(|(_, value)| !(1..=7 * 24 * 3600).contains(value))
+        {
+            Some((name, _)) => Err(format!("limits.{name}: 1 to 604800 are allowed")),
+            None => Ok(()),
+        }
+    }
+
+    /// The bounds.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let entries = &self.limits;
+        Limits {
+            head_bytes: entries.head_bytes,
+            head_timeout: Duration::from_secs(entries.head_seconds),
+            connect_timeout: Duration::from_secs(entries.connect_seconds),
+            idle_timeout: Duration::from_secs(entries.idle_seconds),
+            keep_alive_timeout: Duration::from_secs(entries.keep_alive_seconds),
+            h2_streams: entries.h2_streams,
+            ..Limits::default()
+        }
+    }
+
+    /// Cgroups and their workloads.
+    #[must_use]
+    pub fn mappings(&self) -> Vec<Mapping> {
+        self.workloads.iter().map(WorkloadEntry::mapping).collect()
+    }
+
+    /// The access logs.
+    #[must_use]
+    pub fn outputs(&self) -> Vec<Output> {
+        let output = |entry: &LogEntry| Output {
+            format: entry.format.clone(),
+            target: match entry.target.as_str() {
+                "stdout" => Target::Stdout,
+                "stderr" | "-" => Target::Stderr,
+                path => Target::File(path.into()),
+            },
+        };
+        self.access_log.iter().map(output).collect()
+    }
+}
+
+impl WorkloadEntry {
+    fn mapping(&self) -> Mapping {
+        let path: PathBuf = self
+            .cgroup
+            .components()
+            .filter(|part| matches!(part, std::path::Component::Normal(_)))
+            .collect();
+        let name = self.name.clone().unwrap_or_else(|| path.display().to_string());
+        Mapping {
+            workload: Workload {
+                namespace: self.namespace.clone(),
+                namespace_labels: self.namespace_labels.clone(),
+                name,
+                labels: self.labels.clone(),
+                cgroup: String::new(),
+            },
+            path,
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        assert_eq!(Config::parse("{}").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_whole_file_is_read() {
+        let config = Config::parse(
+            "cgroup: /enforced\npolicyDir: /etc/egress\nunselected: Enforce\nports: [80, 443, 8443]\ninternal: [10.0.0.0/8]\n\
+             accessLog:\n- {format: json, target: /var/log/egress.json}\n- {format: squid, target: stdout}\n\
+             workloads:\n- {cgroup: /web/, namespace: team-web, labels: {app: web}}\nlimits: {idleSeconds: 60}\n",
+        )
+        .unwrap();
+        assert_eq!(config.mappings()[0].path, PathBuf::from("web"));
+        assert_eq!(config.mappings()[0].workload.name, "web");
+        assert_eq!(config.limits().idle_timeout, Duration::from_secs(60));
+        assert_eq!(config.outputs().len(), 2);
+    }
+
+    #[test]
+    fn an_error_names_its_place_and_what_is_allowed() {
+        let unknown = Config::parse("ports: [80]\nprots: [443]\n").unwrap_err();
+        assert!(unknown.starts_with("2:"), "{unknown}");
+        assert!(unknown.contains("prots"), "{unknown}");
+        for (text, word) in [
+            ("ports: [0]", "1 to 65535"),
+            ("instance: ../x", "letters"),
+            ("limits: {headBytes: 1}", "1024"),
+            ("limits: {idleSeconds: 0}", "604800"),
+        ] {
+            assert!(Config::parse(text).unwrap_err().contains(word), "{text}");
+        }
+    }
+}

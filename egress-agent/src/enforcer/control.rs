@@ -1,0 +1,84 @@
+//! The control socket: whoever may connect to it (root) is told the status, as one JSON document.
+
+use std::{io, path::Path, time::Duration};
+
+use tokio::{
+    io::AsyncWriteExt,
+    net::{UnixListener, UnixStream},
+};
+
+use super::Enforcer;
+use crate::status::{Connections, LogStatus, Status};
+
+/// An asker that does not read must not keep the enforcer from its work.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The socket.
+#[derive(Debug)]
+pub(super) struct Control {
+    listener: UnixListener,
+}
+
+impl Control {
+    /// Listens at `path`, in the instance's directory, which only root can enter.
+    pub(super) fn listen(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            listener: UnixListener::bind(path)?,
+        })
+    }
+
+    /// Waits for somebody to ask.
+    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+        self.listener.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+/// Tells the status. Failures concern the asker alone.
+pub(super) async fn answer(asked: io::Result<UnixStream>, status: &Status) {
+    let told = async {
+        let text = serde_json::to_vec(status)?;
+        asked?.write_all(&text).await
+    };
+    match tokio::time::timeout(PATIENCE, told).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "the status could not be told"),
+        Err(_late) => tracing::debug!("the asker does not read its status"),
+    }
+}
+
+impl Enforcer {
+    pub(super) fn status(&self) -> Status {
+        use std::sync::atomic::Ordering::Relaxed;
+        let counts = self.workers.counts();
+        let log = self.services.log.status();
+        let kernel = self.reports.counters().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot read the kernel's counters");
+            std::collections::BTreeMap::new()
+        });
+        Status {
+            instance: self.instance.name().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            cgroup: self.cgroup.clone(),
+            pins: self.attachment.pin_path().to_path_buf(),
+            programs: self.attachment.programs(),
+            policies: self.services.policy.load().counts().policies as u64,
+            policy_error: self.policy_error.clone(),
+            namespaces: self.sites.len() as u64,
+            connections: Connections {
+                open: counts.open.load(Relaxed),
+                accepted: counts.accepted.load(Relaxed),
+                no_flow: counts.no_flow.load(Relaxed),
+                unknown_workload: counts.unknown_workload.load(Relaxed),
+            },
+            kernel: kernel
+                .into_iter()
+                .map(|(word, count)| (word.to_owned(), count))
+                .collect(),
+            access_log: LogStatus {
+                written: log.outputs.iter().map(|output| output.written).sum(),
+                lost: log.dropped + log.outputs.iter().map(|output| output.lost).sum::<u64>(),
+            },
+        }
+    }
+}

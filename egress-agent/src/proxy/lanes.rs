@@ -1,0 +1,87 @@
+//! What becomes of an accepted connection: by how its workload is treated, then by what its first bytes are.
+
+mod observe;
+mod tls;
+
+use std::sync::Arc;
+
+use egress_common::outcome::Outcome;
+use tokio::net::TcpStream;
+
+use super::{
+    connection::Connection,
+    http,
+    read_head::{Head, Opening, Unreadable, read_head},
+    refuse,
+};
+use crate::{
+    access_log::{Ending, Pending, Protocol},
+    policy::{Posture, Verdict},
+};
+
+/// Serves a connection to its end. Every way out of here logs at least one record.
+pub(super) async fn serve(connection: Arc<Connection>, stream: TcpStream) {
+    if connection.foreign {
+        return deny_unread(&connection, stream, Outcome::ForeignSocket);
+    }
+    match connection.view().posture() {
+        Posture::Enforce => enforce(connection, stream).await,
+        Posture::Audit | Posture::Observe => observe::serve(&connection, stream).await,
+    }
+}
+
+async fn enforce(connection: Arc<Connection>, mut stream: TcpStream) {
+    // What the record says if the task is dropped while it waits for the first bytes.
+    let mut pending = begin(&connection, Outcome::ClientGone);
+    let Head { opening, received } =
+        read_head(&mut stream, &connection.services.limits, connection.accepted).await;
+    pending.protocol = opening.protocol();
+    match opening {
+        Opening::Tls(hello) => tls::serve(&connection, stream, hello, received, pending).await,
+        Opening::Http1 | Opening::Http2 => {
+            let protocol = opening.protocol();
+            // The HTTP lane writes a record for each request, and one of its own if no request comes.
+            pending.discard();
+            http::serve(connection, stream, received, protocol).await;
+        }
+        Opening::Unreadable(why) => unreadable(stream, why, pending).await,
+    }
+}
+
+/// A client whose first bytes cannot be judged: TLS gets an alert, everything else a reset.
+async fn unreadable(stream: TcpStream, why: Unreadable, mut pending: Pending) {
+    let outcome = why.outcome();
+    pending.verdict = Verdict::without_rule(outcome);
+    match why {
+        Unreadable::Gone(_) => {
+            drop(stream);
+            pending.finish(Ending::ClientAborted);
+        }
+        Unreadable::TooSlow(Protocol::Tls) | Unreadable::Tls(_) => {
+            pending.status = FORBIDDEN;
+            pending.bytes_to_client = tls::alert(stream, outcome).await;
+            pending.finish(Ending::Refused);
+        }
+        Unreadable::TooSlow(Protocol::Http1 | Protocol::Http2 | Protocol::Unknown) | Unreadable::Unknown => {
+            pending.status = FORBIDDEN;
+            refuse::reset(stream);
+            pending.finish(Ending::Refused);
+        }
+    }
+}
+
+/// What the log has as status of a refusal that has no status on the wire: squid's own for a denied CONNECT.
+const FORBIDDEN: u16 = 403;
+
+/// Refuses before anything was read.
+fn deny_unread(connection: &Connection, stream: TcpStream, outcome: Outcome) {
+    let mut pending = begin(connection, outcome);
+    pending.status = FORBIDDEN;
+    refuse::reset(stream);
+    pending.finish(Ending::Refused);
+}
+
+fn begin(connection: &Connection, outcome: Outcome) -> Pending {
+    let record = connection.record(Verdict::without_rule(outcome));
+    Pending::new(connection.services.log.clone(), connection.accepted, record)
+}

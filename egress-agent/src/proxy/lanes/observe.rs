@@ -1,0 +1,130 @@
+//! Audit and observe: the connection goes to where it was dialled, at once and whatever its bytes are. They are only
+//! looked at as they pass, and the record says what would have happened.
+
+use std::{ops::ControlFlow, sync::Arc};
+
+use bytes::BytesMut;
+use egress_common::outcome::Outcome;
+use tokio::net::TcpStream;
+
+use super::begin;
+use crate::{
+    access_log::{Asked, Ending, Pending, Protocol},
+    policy::{Host, Target, Verdict},
+    proxy::{
+        connection::Connection,
+        http,
+        read_head::{Opening, OpeningReader},
+        refuse,
+        tunnel::{self, Counters},
+    },
+};
+
+/// What was seen of the client's first bytes.
+struct Seen {
+    reader: OpeningReader,
+    received: BytesMut,
+    opening: Option<Opening>,
+    /// The request, for HTTP/1 whose head is whole.
+    request: Option<http::Observed>,
+}
+
+pub(super) async fn serve(connection: &Connection, stream: TcpStream) {
+    let mut pending = begin(connection, Outcome::ClientGone);
+    pending.enforced = false;
+    let dialer = &connection.services.dialer;
+    let dialled = match dialer.dial_original(connection.original, &connection.route).await {
+        Ok(dialled) => dialled,
+        Err(error) => {
+            pending.verdict = Verdict::without_rule(error.outcome);
+            pending.upstream = error.address;
+            refuse::reset(stream);
+            return pending.finish(Ending::Failed);
+        }
+    };
+    pending.status = 200;
+    pending.upstream = Some(dialled.address);
+    pending.relation = Some(dialled.relation);
+    // What stands if the task is dropped before anything was seen: judged by the address alone.
+    judge(connection, &Host::Address(connection.original.ip()), &mut pending);
+    let counters = Arc::new(Counters::default());
+    pending.count(Arc::clone(&counters) as _);
+    let limits = &connection.services.limits;
+    let mut seen = Seen {
+        reader: OpeningReader::new(limits.head_bytes),
+        received: BytesMut::new(),
+        opening: None,
+        request: None,
+    };
+    let look = |bytes: &[u8]| seen.look(connection, bytes);
+    let ending = tunnel::sniff(stream, dialled.stream, limits, &counters, look).await;
+    seen.note(connection, &mut pending);
+    pending.finish(ending);
+}
+
+impl Seen {
+    /// Looks at the client's next bytes, until it is known what they are or they are too many.
+    fn look(&mut self, connection: &Connection, bytes: &[u8]) -> ControlFlow<()> {
+        let bound = connection.services.limits.head_bytes;
+        let room = bound.saturating_sub(self.received.len());
+        self.received
+            .extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+        if self.opening.is_none() {
+            self.opening = self.reader.read(&self.received);
+        }
+        let is_known = match &self.opening {
+            // The target stands in the rest of the head.
+            Some(Opening::Http1) => {
+                self.request = http::observe(&self.received, connection);
+                self.request.is_some()
+            }
+            Some(Opening::Http2 | Opening::Tls(_) | Opening::Unreadable(_)) => true,
+            None => false,
+        };
+        if is_known || self.received.len() >= bound {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+
+    /// Puts what was seen, and the verdict on it, into the record.
+    fn note(self, connection: &Connection, pending: &mut Pending) {
+        pending.protocol = self.opening.as_ref().map_or(Protocol::Unknown, Opening::protocol);
+        match self.opening {
+            Some(Opening::Tls(hello)) => {
+                pending.tls = Some(hello.facts);
+                let host = hello
+                    .server_name
+                    .map_or_else(|| Host::Address(connection.original.ip()), Host::Name);
+                judge(connection, &host, pending);
+            }
+            Some(Opening::Http1) => {
+                if let Some(request) = self.request {
+                    pending.verdict = request.verdict;
+                    pending.asked = request.asked;
+                    pending.referer = request.referer;
+                    pending.user_agent = request.user_agent;
+                }
+            }
+            Some(Opening::Unreadable(why)) => pending.verdict = Verdict::without_rule(why.outcome()),
+            // HTTP/2 has many streams with a name each, and the first bytes have none of them.
+            Some(Opening::Http2) | None => {}
+        }
+    }
+}
+
+fn judge(connection: &Connection, host: &Host, pending: &mut Pending) {
+    let original = connection.original;
+    let target = Target {
+        host,
+        port: original.port(),
+        address: original.ip(),
+        request: None,
+    };
+    pending.verdict = connection.view().judge(&target);
+    pending.asked = Asked::Tunnel {
+        host: host.clone(),
+        port: original.port(),
+    };
+}

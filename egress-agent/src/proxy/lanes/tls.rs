@@ -1,0 +1,108 @@
+//! TLS: judged by the server name, then tunnelled byte for byte. Never terminated.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use egress_common::outcome::Outcome;
+use tokio::net::TcpStream;
+
+use super::FORBIDDEN;
+use crate::{
+    access_log::{Asked, Ending, Pending},
+    policy::{Host, Target, Verdict},
+    proxy::{
+        client_hello::ClientHello,
+        connection::Connection,
+        dial::DialError,
+        refuse::{self, Alert},
+        tunnel::{self, Counters},
+    },
+};
+
+/// squid's status of a tunnel that was established.
+const ESTABLISHED: u16 = 200;
+/// squid's status of one that could not be: "Service Unavailable".
+const UNAVAILABLE: u16 = 503;
+
+pub(super) async fn serve(
+    connection: &Connection,
+    stream: TcpStream,
+    hello: ClientHello,
+    received: Bytes,
+    mut pending: Pending,
+) {
+    pending.tls = Some(hello.facts);
+    // Without a name only the address is left to be judged, by `cidr` rules.
+    let is_named = hello.server_name.is_some();
+    let host = hello
+        .server_name
+        .map_or_else(|| Host::Address(connection.original.ip()), Host::Name);
+    let port = connection.original.port();
+    let view = connection.view();
+    let target = Target {
+        host: &host,
+        port,
+        address: connection.original.ip(),
+        request: None,
+    };
+    let mut verdict = view.judge(&target);
+    if !is_named && verdict.outcome == Outcome::NoRule {
+        verdict.outcome = Outcome::NoServerName;
+    }
+    let outcome = verdict.outcome;
+    let allowed = verdict.is_allow();
+    pending.asked = Asked::Tunnel {
+        host: host.clone(),
+        port,
+    };
+    pending.verdict = verdict;
+    if !allowed {
+        pending.status = FORBIDDEN;
+        pending.bytes_to_client = alert(stream, outcome).await;
+        return pending.finish(Ending::Refused);
+    }
+    match connection.dial(&host, &view).await {
+        Ok(dialled) => {
+            pending.status = ESTABLISHED;
+            pending.upstream = Some(dialled.address);
+            pending.relation = Some(dialled.relation);
+            let counters = Arc::new(Counters::default());
+            pending.count(Arc::clone(&counters) as _);
+            let limits = &connection.services.limits;
+            let ending = tunnel::tunnel(stream, dialled.stream, received, limits, &counters).await;
+            pending.finish(ending);
+        }
+        Err(error) => fail(stream, error, pending).await,
+    }
+}
+
+/// Ends a connection whose origin cannot be reached: refused by policy after all with an alert, else with the reset that
+/// a refused connect would have been.
+async fn fail(stream: TcpStream, error: DialError, mut pending: Pending) {
+    let rule = pending.verdict.rule.take();
+    pending.verdict = Verdict {
+        outcome: error.outcome,
+        rule,
+    };
+    pending.upstream = error.address;
+    pending.relation = error.relation;
+    if error.outcome.class() == egress_common::outcome::Class::Deny {
+        pending.status = FORBIDDEN;
+        pending.bytes_to_client = alert(stream, error.outcome).await;
+        return pending.finish(Ending::Refused);
+    }
+    pending.status = UNAVAILABLE;
+    refuse::reset(stream);
+    pending.finish(Ending::Failed);
+}
+
+/// Sends the alert that goes with an outcome; returns the number of bytes sent.
+pub(super) async fn alert(stream: TcpStream, outcome: Outcome) -> u64 {
+    match Alert::for_outcome(outcome) {
+        Some(alert) => refuse::send_alert(stream, alert).await as u64,
+        None => {
+            refuse::reset(stream);
+            0
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The agent's listeners in one network namespace.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+};
+
+use egress_common::listener::{LISTENERS_PER_FAMILY, Listeners, PREFERRED_PORT, endpoint};
+use nix::ifaddrs::getifaddrs;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::netns::Netns;
+
+/// Connections that may wait for their accept; the kernel caps it by net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// Listeners of one namespace, and what the kernel is to be told of them.
+#[derive(Debug)]
+pub struct Bound {
+    /// The n-th goes to the n-th worker (modulo their number).
+    pub listeners: Vec<TcpListener>,
+    /// For the kernel's table.
+    pub table: Listeners,
+}
+
+/// Binds listeners for `workers` workers in `netns`: for each an address in 127.0.0.0/8, and a port on ::1 where IPv6
+/// is there.
+///
+/// The port is the preferred one unless somebody in the namespace has it already, and then the next that is free:
+/// applications may own any port, and another instance of the agent may serve the same namespace.
+///
+/// # Errors
+/// The namespace cannot be entered, or has no usable port at all.
+pub fn bind(netns: &Netns, workers: usize) -> io::Result<Bound> {
+    let count = workers.clamp(1, LISTENERS_PER_FAMILY);
+    netns.within(|| {
+        let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+        for port in (PREFERRED_PORT..=u16::MAX - 8).step_by(LISTENERS_PER_FAMILY) {
+            match bind_at(port, count) {
+                Ok(bound) => return Ok(bound),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    })?
+}
+
+/// Must run inside the namespace.
+fn bind_at(port: u16, count: usize) -> io::Result<Bound> {
+    let mut table = Listeners::default();
+    let mut listeners = Vec::with_capacity(2 * count);
+    for (index, place) in table.v4.iter_mut().enumerate().take(count) {
+        listeners.push(listen(endpoint(true, index, port).socket_addr())?);
+        *place = port;
+    }
+    for (place, port) in table.v6.iter_mut().zip(port..).take(count) {
+        match listen(endpoint(false, 0, port).socket_addr()) {
+            Ok(listener) => {
+                listeners.push(listener);
+                *place = port;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+            // No IPv6 here (ipv6.disable=1, disable_ipv6=1): its connects have nowhere to go and are refused.
+            Err(error) => {
+                tracing::debug!(%error, "no IPv6 listener in this namespace");
+                break;
+            }
+        }
+    }
+    (table.source_v4, table.source_v6) = own_addresses();
+    Ok(Bound { listeners, table })
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Connections of an earlier agent may linger in TIME_WAIT. SO_REUSEPORT is never set: with it a neighbour could
+    // bind beside us and be handed connections.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// A first guess at what getsockname(2) should show: the first address of the namespace that is not a loopback or
+/// link-local one. Corrected by the route of each connection that is accepted.
+fn own_addresses() -> ([u8; 4], [u8; 16]) {
+    let mut v4 = Ipv4Addr::UNSPECIFIED;
+    let mut v6 = std::net::Ipv6Addr::UNSPECIFIED;
+    let Ok(interfaces) = getifaddrs() else {
+        return (v4.octets(), v6.octets());
+    };
+    for address in interfaces.filter_map(|interface| interface.address) {
+        if let Some(inet) = address.as_sockaddr_in() {
+            if v4.is_unspecified() && !inet.ip().is_loopback() && !inet.ip().is_link_local() {
+                v4 = inet.ip();
+            }
+        } else if let Some(inet) = address.as_sockaddr_in6()
+            && v6.is_unspecified()
+            && !inet.ip().is_loopback()
+            && !inet.ip().is_unicast_link_local()
+        {
+            v6 = inet.ip();
+        }
+    }
+    (v4.octets(), v6.octets())
+}
+
+/// The table with `source` as the address that getsockname(2) shows; `None` if that is what it has.
+#[must_use]
+pub fn with_source(table: &Listeners, source: IpAddr) -> Option<Listeners> {
+    let mut changed = *table;
+    match source {
+        IpAddr::V4(source) => changed.source_v4 = source.octets(),
+        IpAddr::V6(source) => changed.source_v6 = source.octets(),
+    }
+    (changed != *table).then_some(changed)
+}

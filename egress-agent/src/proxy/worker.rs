@@ -1,0 +1,257 @@
+//! Workers: threads with a single-threaded runtime each. A connection is accepted, judged and tunnelled by one of them
+//! from beginning to end, so that its bytes never cross threads and nothing of it needs a lock.
+
+use std::{
+    cell::RefCell,
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    path::Path,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime,
+    sync::{mpsc, watch},
+    task::LocalSet,
+};
+
+use super::{
+    connection::Services,
+    lanes,
+    site::{Site, Unexplained},
+};
+use crate::{drain::DrainWatcher, identity::Identities, kernel::FlowTable, socket};
+
+/// What the workers did, for `status`.
+#[derive(Debug, Default)]
+pub struct WorkerCounts {
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Connections open now.
+    pub open: AtomicU64,
+    /// Closed because no redirected connect explains them.
+    pub no_flow: AtomicU64,
+    /// Closed because their cgroup has no identity.
+    pub unknown_workload: AtomicU64,
+}
+
+/// The threads. Dropping it does not stop them: drain does.
+#[derive(Debug)]
+pub struct Workers {
+    jobs: Vec<mpsc::Sender<Job>>,
+    threads: Vec<thread::JoinHandle<()>>,
+    counts: Arc<WorkerCounts>,
+}
+
+/// What all workers share.
+#[derive(Debug, Clone)]
+pub struct WorkerContext {
+    /// Policies, dialer, log, limits.
+    pub services: Arc<Services>,
+    /// Cgroups to workloads.
+    pub identities: Arc<Identities>,
+    /// Tells when to stop accepting and when to give up.
+    pub drain: DrainWatcher,
+    /// Counters.
+    pub counts: Arc<WorkerCounts>,
+}
+
+/// A listener to serve until `stop` changes.
+struct Job {
+    listener: StdListener,
+    site: Arc<Site>,
+    stop: watch::Receiver<bool>,
+}
+
+/// Listeners that may be queued for a worker: one per namespace at a time is the rule.
+const QUEUE: usize = 1024;
+
+impl Workers {
+    /// Starts `count` workers.
+    ///
+    /// # Errors
+    /// A thread, its runtime or its handle of the flow table cannot be made.
+    pub fn start(count: usize, pins: &Path, context: &WorkerContext) -> io::Result<Self> {
+        let mut jobs = Vec::with_capacity(count);
+        let mut threads = Vec::with_capacity(count);
+        for index in 0..count {
+            let flows = FlowTable::open(pins)?;
+            let (sender, receiver) = mpsc::channel(QUEUE);
+            let context = context.clone();
+            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+            let run = move || {
+                LocalSet::new().block_on(&runtime, work(receiver, Rc::new(RefCell::new(flows)), context));
+            };
+            threads.push(
+                thread::Builder::new()
+                    .name(format!("egress-{index}"))
+                    .spawn(run)?,
+            );
+            jobs.push(sender);
+        }
+        Ok(Self {
+            jobs,
+            threads,
+            counts: Arc::clone(&context.counts),
+        })
+    }
+
+    /// Serves a namespace's listeners until `stop` changes: the n-th by the n-th worker, as the kernel spreads connects
+    /// evenly over them.
+    ///
+    /// # Errors
+    /// A worker has ended or is far behind.
+    pub fn serve(
+        &self,
+        listeners: Vec<StdListener>,
+        site: &Arc<Site>,
+        stop: &watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        for (listener, jobs) in listeners.into_iter().zip(self.jobs.iter().cycle()) {
+            let job = Job {
+                listener,
+                site: Arc::clone(site),
+                stop: stop.clone(),
+            };
+            jobs.try_send(job)
+                .map_err(|_full| io::Error::other("a worker does not take new listeners"))?;
+        }
+        Ok(())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Their counters.
+    #[must_use]
+    pub fn counts(&self) -> &Arc<WorkerCounts> {
+        &self.counts
+    }
+
+    /// Waits for the threads; they end once drain says so.
+    pub fn join(self) {
+        drop(self.jobs);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
+}
+
+/// A worker's life: take listeners, serve them; after drain wait for the open connections until the deadline.
+async fn work(mut jobs: mpsc::Receiver<Job>, flows: Rc<RefCell<FlowTable>>, context: WorkerContext) {
+    let mut drain = context.drain.clone();
+    let connections = tokio_util::task::TaskTracker::new();
+    let mut accepting = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = drain.started() => break,
+            job = jobs.recv() => match job {
+                Some(job) => {
+                    let accept = accept(job, Rc::clone(&flows), context.clone(), connections.clone());
+                    accepting.spawn_local(accept);
+                }
+                None => break,
+            },
+            Some(_ended) = accepting.join_next(), if !accepting.is_empty() => {}
+        }
+    }
+    drain.started().await;
+    accepting.shutdown().await;
+    connections.close();
+    // What is still open at the deadline is dropped with the LocalSet; each connection's guard writes its record.
+    tokio::select! {
+        () = connections.wait() => {}
+        () = drain.deadline() => {}
+    }
+}
+
+async fn accept(
+    mut job: Job,
+    flows: Rc<RefCell<FlowTable>>,
+    context: WorkerContext,
+    connections: tokio_util::task::TaskTracker,
+) {
+    let listener = match TcpListener::from_std(job.listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "a listener cannot be served");
+            return;
+        }
+    };
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _changed = job.stop.changed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                // Polled here for the first time without a hop: a hello that came with the handshake is read at once.
+                connections.spawn_local(converse(
+                    stream,
+                    peer,
+                    Rc::clone(&flows),
+                    Arc::clone(&job.site),
+                    context.clone(),
+                ));
+            }
+            Err(error) => {
+                // ECONNABORTED concerns one connection; EMFILE and ENFILE pass when descriptors come free, and trying
+                // again at once would spin.
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+async fn converse(
+    stream: TcpStream,
+    peer: SocketAddr,
+    flows: Rc<RefCell<FlowTable>>,
+    site: Arc<Site>,
+    context: WorkerContext,
+) {
+    let counts = Arc::clone(&context.counts);
+    counts.accepted.fetch_add(1, Ordering::Relaxed);
+    let explained = site.explain(peer, &flows, &context.identities, &context.services);
+    // A tunnel may live for hours: it keeps neither the table nor the listener's context.
+    drop((flows, site, context));
+    let connection = match explained {
+        Ok(connection) => connection,
+        Err(why) => {
+            match why {
+                Unexplained::NoFlow => counts.no_flow.fetch_add(1, Ordering::Relaxed),
+                Unexplained::UnknownWorkload => counts.unknown_workload.fetch_add(1, Ordering::Relaxed),
+            };
+            tracing::debug!(%peer, ?why, "closed an unexplained connection");
+            socket::reset(stream);
+            return;
+        }
+    };
+    counts.open.fetch_add(1, Ordering::Relaxed);
+    let _closed = OpenGuard(counts);
+    lanes::serve(Arc::new(connection), stream).await;
+}
+
+/// Counts a connection as open for as long as it lives.
+struct OpenGuard(Arc<WorkerCounts>);
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
