@@ -200,3 +200,6 @@ impl Drop for Running {
         self.queue.abandon();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,7 +64,7 @@ pub(super) fn tunnel(host: Host, port: u16, outcome: Outcome) -> Record {
     let mut record = nothing(outcome);
     record.protocol = Protocol::Tls;
     record.asked = Asked::Tunnel { host, port };
-    if outcome == Outcome::AllowedByRule {
+    if outcome.is_allow() {
         record.upstream = Some(socket("127.0.0.1:443"));
         record.ending = Ending::Complete;
         record.verdict.rule = Some(Arc::new(rule()));
@@ -79,10 +79,10 @@ pub(super) fn get(url: &[u8], outcome: Outcome) -> Record {
     record.original = socket("192.0.2.7:80");
     record.asked = Asked::Request {
         method: Method::GET,
-        url: Uri::from_maybe_shared(url.to_vec()).unwrap(),
+        url: Uri::try_from(url).unwrap(),
         version: Version::HTTP_11,
     };
-    if outcome == Outcome::AllowedByRule {
+    if outcome.is_allow() {
         record.upstream = Some(socket("127.0.0.1:8080"));
         record.status = 200;
         record.content_type = Some(header(b"text/html"));

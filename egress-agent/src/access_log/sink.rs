@@ -239,7 +239,7 @@ impl Sink {
         self.complain(Some(error));
     }
 
-    fn recovered(&mut self) {
+    fn recovered(&self) {
         if self.counters.set_failing(None) {
             tracing::info!(
                 target = self.counters.target,
