@@ -272,6 +272,19 @@ mod tests {
         assert_eq!(config.outputs().len(), 2);
     }
 
+    /// The manual's example is the whole file: a key that it lacks, or that is gone, fails here.
+    #[test]
+    fn the_manual_is_a_configuration() {
+        let manual = include_str!("../../docs/configuration.md");
+        let example = manual.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let config = Config::parse(example).unwrap();
+        assert_eq!(config.workloads.len(), 1);
+        assert_eq!(config.limits, Config::default().limits);
+        for key in ["instance", "cgroup", "policyDir", "workloads", "unselected", "audit", "ports", "internal", "nameservers", "dial", "accessLog", "drainSeconds", "limits"] {
+            assert!(example.contains(&format!("\n{key}:")), "{key}");
+        }
+    }
+
     #[test]
     fn an_error_names_its_place_and_what_is_allowed() {
         let unknown = Config::parse("ports: [80]\nprots: [443]\n").unwrap_err();
