@@ -276,11 +276,29 @@ mod tests {
     #[test]
     fn the_manual_is_a_configuration() {
         let manual = include_str!("../../docs/configuration.md");
-        let example = manual.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let example = manual
+            .split("```yaml\n")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next())
+            .unwrap();
         let config = Config::parse(example).unwrap();
         assert_eq!(config.workloads.len(), 1);
         assert_eq!(config.limits, Config::default().limits);
-        for key in ["instance", "cgroup", "policyDir", "workloads", "unselected", "audit", "ports", "internal", "nameservers", "dial", "accessLog", "drainSeconds", "limits"] {
+        for key in [
+            "instance",
+            "cgroup",
+            "policyDir",
+            "workloads",
+            "unselected",
+            "audit",
+            "ports",
+            "internal",
+            "nameservers",
+            "dial",
+            "accessLog",
+            "drainSeconds",
+            "limits",
+        ] {
             assert!(example.contains(&format!("\n{key}:")), "{key}");
         }
     }

@@ -83,10 +83,11 @@ impl Sites {
         self.open.len()
     }
 
-    /// Closes all; what was accepted goes on.
+    /// Closes all; what was accepted goes on. The kernel's table keeps its entries, so that new connects are sent to
+    /// closed ports and refused at once; without an entry they would be held.
     pub(super) fn close_all(&mut self) {
         for (_, open) in self.open.drain() {
-            open.close();
+            open.stop.send_replace(true);
         }
     }
 
@@ -104,7 +105,8 @@ impl Sites {
             open.unused = unused;
             if abandoned {
                 tracing::debug!(cookie, "closing the listeners of an abandoned network namespace");
-                open.close();
+                open.site.withdraw();
+                open.stop.send_replace(true);
             }
             !abandoned
         });
@@ -142,13 +144,6 @@ impl Sites {
         let directory = directory_of(&self.cgroup, wanted.cgroup)?;
         let pids = fs::read_to_string(directory.join("cgroup.procs")).ok()?;
         pids.lines().find_map(matching)
-    }
-}
-
-impl OpenSite {
-    fn close(&self) {
-        self.site.withdraw();
-        self.stop.send_replace(true);
     }
 }
 

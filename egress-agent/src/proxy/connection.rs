@@ -81,9 +81,11 @@ impl Connection {
             Host::Name(name) if view.private_answers_allowed(name) => PrivateAnswers::Allowed,
             Host::Name(_) | Host::Address(_) => PrivateAnswers::Refused,
         };
-        self.services
-            .dialer
-            .dial(host, self.original.port(), self.original, &self.route, private)
+        let port = self.original.port();
+        let refused = |address| view.refused_answer(address, port).map(|verdict| verdict.outcome);
+        let dialer = &self.services.dialer;
+        dialer
+            .dial_unless(host, port, self.original, &self.route, private, refused)
             .await
     }
 

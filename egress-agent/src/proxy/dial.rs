@@ -97,6 +97,25 @@ struct Candidates {
     relation: AddressRelation,
 }
 
+impl Candidates {
+    /// Those that are not refused by themselves.
+    fn without(mut self, refused: impl Fn(IpAddr) -> Option<Outcome>) -> Result<Self, DialError> {
+        let mut why = None;
+        self.addresses.retain(|address| {
+            let outcome = refused(*address);
+            why = why.or(outcome);
+            outcome.is_none()
+        });
+        match why {
+            Some(outcome) if self.addresses.is_empty() => Err(DialError {
+                relation: Some(self.relation),
+                ..DialError::new(outcome)
+            }),
+            _ => Ok(self),
+        }
+    }
+}
+
 impl Default for DialSettings {
     fn default() -> Self {
         Self {
@@ -135,12 +154,31 @@ impl Dialer {
         route: &Route,
         private: PrivateAnswers,
     ) -> Result<Dialled, DialError> {
+        self.dial_unless(host, port, original, route, private, |_| None)
+            .await
+    }
+
+    /// As [`Self::dial`], but an address for which `refused` has an outcome is not dialled, whatever name resolved to it:
+    /// whoever owns a name chooses its answers, and some addresses are denied by themselves.
+    ///
+    /// # Errors
+    /// See [`DialError`]; the outcome that `refused` gave if nothing else remained.
+    pub async fn dial_unless(
+        &self,
+        host: &Host,
+        port: u16,
+        original: SocketAddr,
+        route: &Route,
+        private: PrivateAnswers,
+        refused: impl Fn(IpAddr) -> Option<Outcome>,
+    ) -> Result<Dialled, DialError> {
         let mut last = DialError::new(Outcome::LookupFailed);
         let work = async {
             let candidates = match host {
                 Host::Address(address) => literal(*address, original),
                 Host::Name(name) => self.candidates(name, original.ip().to_canonical(), private).await,
-            }?;
+            }?
+            .without(refused)?;
             last = DialError {
                 outcome: Outcome::OriginTimeout,
                 address: candidates
