@@ -6,6 +6,8 @@ pub mod detect;
 pub mod dial;
 #[cfg(test)]
 mod fake_dns;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod http;
 mod lanes;
 pub mod leg;

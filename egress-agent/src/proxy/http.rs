@@ -9,6 +9,8 @@ mod client;
 pub mod deny_page;
 mod exchange;
 mod forward;
+#[doc(hidden)]
+pub mod fuzz;
 mod h1;
 mod interim;
 mod judge;

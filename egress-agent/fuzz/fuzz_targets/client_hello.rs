@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| egress_agent::proxy::fuzz::client_hello(bytes));
