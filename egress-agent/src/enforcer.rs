@@ -45,7 +45,7 @@ const LOG_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub enum Update {
     /// New policies.
-    Policies(PolicySet),
+    Policies(Box<PolicySet>),
     /// The newest policies are broken, and why; the last good ones stay.
     BrokenPolicies(String),
 }
@@ -178,7 +178,7 @@ impl Enforcer {
 
     fn update(&mut self, update: Update) {
         let applied = match update {
-            Update::Policies(set) => self.apply(set).map_err(|error| format!("{error:#}")),
+            Update::Policies(set) => self.apply(*set).map_err(|error| format!("{error:#}")),
             Update::BrokenPolicies(problem) => Err(problem),
         };
         match applied {
@@ -308,11 +308,12 @@ impl Parts {
             .min(LISTENERS_PER_FAMILY);
         let workers = Workers::start(count, pins, &context)?;
         let table = Arc::new(Mutex::new(ListenerTable::open(pins)?));
+        let legs = settings.services.dialer.settings().legs;
         Ok(Self {
             settings: kernel_settings,
             wanted: WantedReader::open(pins)?,
             flows: FlowTable::open(pins)?,
-            sites: Sites::new(table, settings.cgroup.clone()),
+            sites: Sites::new(table, legs, settings.cgroup.clone()),
             workers,
             drain,
             reports: Reports::new(kernel::EventReader::open(pins)?, Counts::open(pins)?, identities),

@@ -83,9 +83,14 @@ impl Listeners {
 pub fn endpoint(is_v4: bool, index: usize, port: u16) -> Endpoint {
     if is_v4 {
         let first = u32::from_be_bytes(FIRST_V4);
-        // At most LISTENERS_PER_FAMILY addresses: stays inside 127.0.0.0/8.
-        let address = first.wrapping_add((index & (LISTENERS_PER_FAMILY - 1)) as u32);
-        Endpoint::v4(address.to_be_bytes(), port)
+        // Listeners beyond those that there can be share the last address.
+        let distance = match index {
+            0 => 0,
+            1 => 1,
+            2 => 2,
+            _ => 3,
+        };
+        Endpoint::v4(first.wrapping_add(distance).to_be_bytes(), port)
     } else {
         Endpoint::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], port)
     }

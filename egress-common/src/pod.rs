@@ -6,7 +6,7 @@ use crate::{
     listener::Listeners,
 };
 
-// SAFETY (all): `repr(C)`, made of integers and byte arrays only, padding is explicit (the sizes are asserted in the
+// SAFETY: `repr(C)`, made of integers and byte arrays only, padding is explicit (the sizes are asserted in the
 // tests of this crate), so every bit pattern is a value and no byte is uninitialised.
 unsafe impl aya::Pod for Event {}
 // SAFETY: as above.

@@ -25,15 +25,12 @@ use crate::{
 
 #[inline(always)]
 pub fn judge(ctx: &SkBuffContext) -> Verdict {
-    match full_socket(ctx).and_then(storage::existing) {
-        Some(flow) => {
-            // SAFETY: the storage of the socket that the packet holds.
-            let flow = unsafe { &mut *flow };
-            if flow.is_redirected() && flow.released == 0 {
-                return release(flow);
-            }
+    if let Some(flow) = full_socket(ctx).and_then(storage::existing) {
+        // SAFETY: the storage of the socket that the packet holds.
+        let flow = unsafe { &mut *flow };
+        if flow.is_redirected() && flow.released == 0 {
+            return release(flow);
         }
-        None => {}
     }
     observe(ctx);
     Verdict::Proceed

@@ -119,7 +119,7 @@ async fn daemon(config: Config, cgroup: PathBuf) -> anyhow::Result<ExitCode> {
 
 async fn reload(source: &PolicySource, updates: &mpsc::Sender<Update>) {
     let update = match source.load() {
-        Ok(set) => Update::Policies(set),
+        Ok(set) => Update::Policies(Box::new(set)),
         Err(errors) => Update::BrokenPolicies(errors.to_string()),
     };
     // The receiver lives as long as the future that calls this.

@@ -14,13 +14,14 @@ use tokio::sync::watch;
 use crate::{
     kernel::ListenerTable,
     netns::Netns,
-    proxy::{Site, Workers, listener},
+    proxy::{Site, Workers, leg::LegSettings, listener},
 };
 
 /// The namespaces that have listeners.
 #[derive(Debug)]
 pub(super) struct Sites {
     table: Arc<Mutex<ListenerTable>>,
+    legs: LegSettings,
     /// The enforced cgroup: a namespace in which none of its members is left is abandoned.
     cgroup: PathBuf,
     open: HashMap<u64, OpenSite>,
@@ -41,9 +42,10 @@ struct OpenSite {
 impl Sites {
     /// No namespaces yet.
     #[must_use]
-    pub(super) fn new(table: Arc<Mutex<ListenerTable>>, cgroup: PathBuf) -> Self {
+    pub(super) fn new(table: Arc<Mutex<ListenerTable>>, legs: LegSettings, cgroup: PathBuf) -> Self {
         Self {
             table,
+            legs,
             cgroup,
             open: HashMap::new(),
         }
@@ -113,7 +115,7 @@ impl Sites {
     }
 
     fn open_with(&mut self, netns: Netns, workers: &Workers, keep: bool) -> io::Result<()> {
-        let bound = listener::bind(&netns, workers.count())?;
+        let bound = listener::bind(&netns, workers.count(), &self.legs)?;
         let (cookie, inode) = (netns.cookie(), netns.inode()?);
         let site = Arc::new(Site::publish(netns, bound.table, Arc::clone(&self.table))?);
         let (stop, stopped) = watch::channel(false);

@@ -99,7 +99,9 @@ impl PinDirectory {
         for entry in fs::read_dir(&self.path)? {
             result = result.and(fs::remove_file(entry?.path()));
         }
-        result = result.and(fs::remove_dir(&self.path));
+        // Tried whatever came before: an empty directory is one thing less.
+        let directory = fs::remove_dir(&self.path);
+        result = result.and(directory);
         if let Some(root) = self.path.parent() {
             // Stays while another instance has pins in it.
             match fs::remove_dir(root) {

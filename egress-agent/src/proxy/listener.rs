@@ -9,6 +9,7 @@ use egress_common::listener::{LISTENERS_PER_FAMILY, Listeners, PREFERRED_PORT, e
 use nix::ifaddrs::getifaddrs;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::leg::LegSettings;
 use crate::netns::Netns;
 
 /// Connections that may wait for their accept; the kernel caps it by net.core.somaxconn.
@@ -31,12 +32,12 @@ pub struct Bound {
 ///
 /// # Errors
 /// The namespace cannot be entered, or has no usable port at all.
-pub fn bind(netns: &Netns, workers: usize) -> io::Result<Bound> {
+pub fn bind(netns: &Netns, workers: usize, legs: &LegSettings) -> io::Result<Bound> {
     let count = workers.clamp(1, LISTENERS_PER_FAMILY);
     netns.within(|| {
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
         for port in (PREFERRED_PORT..=u16::MAX - 8).step_by(LISTENERS_PER_FAMILY) {
-            match bind_at(port, count) {
+            match bind_at(port, count, legs) {
                 Ok(bound) => return Ok(bound),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
                 Err(error) => return Err(error),
@@ -47,15 +48,15 @@ pub fn bind(netns: &Netns, workers: usize) -> io::Result<Bound> {
 }
 
 /// Must run inside the namespace.
-fn bind_at(port: u16, count: usize) -> io::Result<Bound> {
+fn bind_at(port: u16, count: usize, legs: &LegSettings) -> io::Result<Bound> {
     let mut table = Listeners::default();
     let mut listeners = Vec::with_capacity(2 * count);
     for (index, place) in table.v4.iter_mut().enumerate().take(count) {
-        listeners.push(listen(endpoint(true, index, port).socket_addr())?);
+        listeners.push(listen(endpoint(true, index, port).socket_addr(), legs)?);
         *place = port;
     }
     for (place, port) in table.v6.iter_mut().zip(port..).take(count) {
-        match listen(endpoint(false, 0, port).socket_addr()) {
+        match listen(endpoint(false, 0, port).socket_addr(), legs) {
             Ok(listener) => {
                 listeners.push(listener);
                 *place = port;
@@ -72,7 +73,7 @@ fn bind_at(port: u16, count: usize) -> io::Result<Bound> {
     Ok(Bound { listeners, table })
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, legs: &LegSettings) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -80,6 +81,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     // Connections of an earlier agent may linger in TIME_WAIT. SO_REUSEPORT is never set: with it a neighbour could
     // bind beside us and be handed connections.
     socket.set_reuse_address(true)?;
+    legs.prepare_listener(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
