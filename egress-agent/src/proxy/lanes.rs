@@ -15,7 +15,7 @@ use super::{
     refuse,
 };
 use crate::{
-    access_log::{Ending, Pending, Protocol},
+    access_log::{Ending, Pending},
     policy::{Posture, Verdict},
 };
 
@@ -57,14 +57,9 @@ async fn unreadable(stream: TcpStream, why: Unreadable, mut pending: Pending) {
             drop(stream);
             pending.finish(Ending::ClientAborted);
         }
-        Unreadable::TooSlow(Protocol::Tls) | Unreadable::Tls(_) => {
+        Unreadable::TooSlow(_) | Unreadable::Tls(_) | Unreadable::Unknown => {
             pending.status = FORBIDDEN;
-            pending.bytes_to_client = tls::alert(stream, outcome).await;
-            pending.finish(Ending::Refused);
-        }
-        Unreadable::TooSlow(Protocol::Http1 | Protocol::Http2 | Protocol::Unknown) | Unreadable::Unknown => {
-            pending.status = FORBIDDEN;
-            refuse::reset(stream);
+            pending.bytes_to_client = tls::answer(stream, why.alert()).await;
             pending.finish(Ending::Refused);
         }
     }

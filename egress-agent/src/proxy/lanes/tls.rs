@@ -58,7 +58,7 @@ pub(super) async fn serve(
     pending.verdict = verdict;
     if !allowed {
         pending.status = FORBIDDEN;
-        pending.bytes_to_client = alert(stream, outcome).await;
+        pending.bytes_to_client = answer(stream, Alert::for_outcome(outcome)).await;
         return pending.finish(Ending::Refused);
     }
     match connection.dial(&host, &view).await {
@@ -88,7 +88,7 @@ async fn fail(stream: TcpStream, error: DialError, mut pending: Pending) {
     pending.relation = error.relation;
     if error.outcome.class() == egress_common::outcome::Class::Deny {
         pending.status = FORBIDDEN;
-        pending.bytes_to_client = alert(stream, error.outcome).await;
+        pending.bytes_to_client = answer(stream, Alert::for_outcome(error.outcome)).await;
         return pending.finish(Ending::Refused);
     }
     pending.status = UNAVAILABLE;
@@ -96,9 +96,9 @@ async fn fail(stream: TcpStream, error: DialError, mut pending: Pending) {
     pending.finish(Ending::Failed);
 }
 
-/// Sends the alert that goes with an outcome; returns the number of bytes sent.
-pub(super) async fn alert(stream: TcpStream, outcome: Outcome) -> u64 {
-    match Alert::for_outcome(outcome) {
+/// Sends the alert, or resets the connection where there is none; returns the number of bytes sent.
+pub(super) async fn answer(stream: TcpStream, alert: Option<Alert>) -> u64 {
+    match alert {
         Some(alert) => refuse::send_alert(stream, alert).await as u64,
         None => {
             refuse::reset(stream);
