@@ -44,3 +44,6 @@ pub async fn serve(connection: Arc<Connection>, stream: TcpStream, prefix: Bytes
         Protocol::Http2 | Protocol::Tls | Protocol::Unknown => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

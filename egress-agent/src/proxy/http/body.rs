@@ -20,27 +20,36 @@ pub(super) enum RequestBody {
     /// None.
     Empty,
     /// As it comes.
-    Flowing(Incoming),
+    Flowing { body: Incoming, state: Rc<UploadState> },
     /// Not before the origin, or the client's patience, says so.
     Gated {
         body: Incoming,
         opened: Pin<Box<dyn Future<Output = ()>>>,
-        is_open: Rc<Cell<bool>>,
+        state: Rc<UploadState>,
     },
 }
 
+/// What became of a request's body, for the one who waits for the answer.
+#[derive(Debug, Default)]
+pub(super) struct UploadState {
+    /// It may flow.
+    pub(super) is_open: Cell<bool>,
+    /// It broke off: the client went away, or broke the rules.
+    pub(super) is_broken: Cell<bool>,
+}
+
 impl RequestBody {
-    pub(super) fn new(body: Incoming, gate: Option<&Gate>, is_open: &Rc<Cell<bool>>) -> Self {
-        if body.is_end_stream() {
-            return Self::Empty;
-        }
+    pub(super) fn new(body: Incoming, gate: Option<&Gate>, state: &Rc<UploadState>) -> Self {
+        let state = Rc::clone(state);
+        state.is_open.set(gate.is_none());
         match gate {
+            _ if body.is_end_stream() => Self::Empty,
+            None => Self::Flowing { body, state },
             Some(gate) => Self::Gated {
                 body,
                 opened: Box::pin(gate.opened()),
-                is_open: Rc::clone(is_open),
+                state,
             },
-            None => Self::Flowing(body),
         }
     }
 }
@@ -53,34 +62,35 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut *self {
-            Self::Empty => Poll::Ready(None),
-            Self::Flowing(body) => Pin::new(body).poll_frame(cx),
-            Self::Gated {
-                body,
-                opened,
-                is_open,
-            } => {
-                if !is_open.get() {
+        let (body, state) = match &mut *self {
+            Self::Empty => return Poll::Ready(None),
+            Self::Flowing { body, state } => (body, state),
+            Self::Gated { body, opened, state } => {
+                if !state.is_open.get() {
                     ready!(opened.as_mut().poll(cx));
-                    is_open.set(true);
+                    state.is_open.set(true);
                 }
-                Pin::new(body).poll_frame(cx)
+                (body, state)
             }
+        };
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        if matches!(frame, Some(Err(_))) {
+            state.is_broken.set(true);
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Flowing(body) | Self::Gated { body, .. } => body.is_end_stream(),
+            Self::Flowing { body, .. } | Self::Gated { body, .. } => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Flowing(body) | Self::Gated { body, .. } => body.size_hint(),
+            Self::Flowing { body, .. } | Self::Gated { body, .. } => body.size_hint(),
         }
     }
 }

@@ -122,7 +122,33 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         if let Some(mut record) = self.record.take() {
             record.duration = self.begun.elapsed();
+            #[cfg(test)]
+            tap::push(&record);
             self.connection.services.log.record(record);
         }
+    }
+}
+
+/// The records of a test, which runs in one thread: typed, and without a log in between.
+#[cfg(test)]
+pub(super) mod tap {
+    use std::cell::RefCell;
+
+    use crate::access_log::Record;
+
+    thread_local! {
+        static RECORDS: RefCell<Vec<Record>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(in crate::proxy::http) fn push(record: &Record) {
+        RECORDS.with_borrow_mut(|records| records.push(record.clone()));
+    }
+
+    pub(in crate::proxy::http) fn records() -> Vec<Record> {
+        RECORDS.with_borrow(Vec::clone)
+    }
+
+    pub(in crate::proxy::http) fn clear() {
+        RECORDS.with_borrow_mut(Vec::clear);
     }
 }

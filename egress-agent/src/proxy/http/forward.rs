@@ -1,6 +1,6 @@
 //! An allowed HTTP/1 request on its way to the origin, and the answer on its way back.
 
-use std::{cell::Cell, rc::Rc, task::Poll};
+use std::{rc::Rc, task::Poll};
 
 use egress_common::outcome::Outcome;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header, request};
@@ -8,7 +8,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::{
-    body::{RequestBody, ResponseBody, lists},
+    body::{RequestBody, ResponseBody, UploadState, lists},
     interim::Gate,
     lane::{Lane, Manner, close},
     target::Target,
@@ -37,8 +37,7 @@ struct Sent {
     offer: Offer,
     version: Version,
     has_body: bool,
-    /// Whether the body may flow; set by the body itself.
-    is_open: Rc<Cell<bool>>,
+    upload: Rc<UploadState>,
 }
 
 /// Why no answer came.
@@ -46,6 +45,8 @@ enum Failure {
     Dial(DialError),
     /// The origin broke off or broke the rules.
     Origin,
+    /// The request's body broke the rules.
+    Request,
     ClientGone,
 }
 
@@ -61,17 +62,18 @@ impl Lane {
             offer: upgrade::filter(&mut parts),
             version: parts.version,
             has_body: !body.is_end_stream(),
-            is_open: Rc::new(Cell::new(gate.is_none())),
+            upload: Rc::default(),
         };
-        let body = RequestBody::new(body, gate.as_ref(), &sent.is_open);
+        let body = RequestBody::new(body, gate.as_ref(), &sent.upload);
         let mut request = Request::from_parts(parts, body);
         self.hear_interim(&mut request, gate, sent.version == Version::HTTP_11);
-        let answer = self.send(&passed.target.host, request).await;
+        let answer = self.send(&passed.target.host, request, &sent.upload).await;
         self.interim_sent().await;
         match answer {
             Ok((response, upstream)) => Ok(self.relay(response, upstream, &passed, &sent)),
             Err(Failure::ClientGone) => Err(Gone),
             Err(Failure::Origin) => Ok(self.fail(Outcome::OriginFailed, passed, &sent)),
+            Err(Failure::Request) => Ok(self.fail(Outcome::MalformedHttp, passed, &sent)),
             Err(Failure::Dial(error)) => {
                 self.note(|exchange| exchange.upstream(error.address, error.relation));
                 Ok(self.fail(error.outcome, passed, &sent))
@@ -88,6 +90,7 @@ impl Lane {
         &self,
         host: &Host,
         mut request: Request<RequestBody>,
+        upload: &UploadState,
     ) -> Result<(Response<Incoming>, Upstream), Failure> {
         let kept = self
             .take_kept()
@@ -103,7 +106,7 @@ impl Lane {
                 Err(unsent) => {
                     let is_silent = kept.traffic.read.get() == read_before;
                     let again = unsent.request.or_else(|| spare.filter(|_| is_silent));
-                    request = again.ok_or_else(|| self.failure())?;
+                    request = again.ok_or_else(|| self.failure(upload))?;
                 }
             }
         }
@@ -116,15 +119,17 @@ impl Lane {
             Err(unsent) => {
                 let Unsent { error, .. } = *unsent;
                 tracing::debug!(%error, %host, "no answer");
-                Err(self.failure())
+                Err(self.failure(upload))
             }
         }
     }
 
     /// Who broke off: a request's body that ends early fails the connection to the origin as well.
-    fn failure(&self) -> Failure {
+    fn failure(&self, upload: &UploadState) -> Failure {
         if self.client.is_gone() {
             Failure::ClientGone
+        } else if upload.is_broken.get() {
+            Failure::Request
         } else {
             Failure::Origin
         }
@@ -157,7 +162,7 @@ impl Lane {
         }
         // An answer before the body was asked for: client and origin may not agree on whether the body still comes, and
         // what one takes for a body the other could take for a request that nobody judged.
-        let is_settled = sent.is_open.get();
+        let is_settled = sent.upload.is_open.get();
         if !is_settled {
             close(&mut parts.headers);
         }

@@ -177,6 +177,8 @@ async fn handle(lane: Rc<Lane>, request: Request<Incoming>) -> Result<Response<R
 /// hyper gave up: in the middle of an answer, or over a head.
 async fn broken(lane: &Rc<Lane>, error: &hyper::Error) {
     tracing::debug!(%error, client = %lane.connection.client, "client connection");
+    // The head that could not be read came right behind an answer.
+    lane.settle();
     if lane.is_answering() {
         let is_gone = lane.client.is_gone();
         return lane.end(if is_gone {

@@ -1,0 +1,9 @@
+//! The lanes in process: raw bytes on both sides, real sockets, real policies, real dialler.
+
+mod h1;
+mod keep_alive;
+mod lab;
+mod refusals;
+mod smuggling;
+mod upgrades;
+mod vanishing;

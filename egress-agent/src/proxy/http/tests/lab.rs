@@ -1,0 +1,359 @@
+//! What the tests of the lanes are made of: origins on loopback addresses that share one port (the dialled one), a client
+//! whose connection was "redirected", and the records.
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, LocalSet},
+    time::timeout,
+};
+
+use super::super::{exchange::tap, serve};
+use crate::{
+    access_log::{AccessLog, Protocol, Record},
+    identity::{Process, Workload},
+    netns::Netns,
+    policy::PolicyStore,
+    proxy::{
+        connection::{Connection, Route, Services},
+        dial::{DialSettings, Dialer},
+        limits::Limits,
+        resolve::{NameServers, ResolveSettings},
+    },
+};
+
+/// Long enough for a busy machine; a test that waits this long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Allowed hosts, with an origin each; `denied.test` has one as well, which must never hear anything.
+const HOSTS: [(&str, [u8; 4]); 4] = [
+    ("good.test", [127, 0, 1, 1]),
+    ("also.test", [127, 0, 1, 2]),
+    ("denied.test", [127, 0, 1, 3]),
+    ("closed.test", [127, 0, 1, 4]),
+];
+
+/// One test's world.
+pub(super) struct Lab {
+    services: Arc<Services>,
+    port: u16,
+    origins: BTreeMap<&'static str, Origin>,
+    /// Read by the resolver.
+    _hosts: tempfile::NamedTempFile,
+    served: Vec<JoinHandle<()>>,
+}
+
+/// A listening origin.
+pub(super) struct Origin {
+    listener: TcpListener,
+}
+
+/// One end of a connection, read by hand.
+pub(super) struct Wire {
+    pub(super) stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// A message, framed by its own head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) head: String,
+    pub(super) body: Vec<u8>,
+    pub(super) trailers: String,
+}
+
+/// Runs a test in a world of its own, in one thread as a worker would.
+pub(super) fn run(test: impl AsyncFnOnce(&mut Lab)) {
+    run_with(Limits::default(), test);
+}
+
+pub(super) fn run_with(limits: Limits, test: impl AsyncFnOnce(&mut Lab)) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let work = async {
+        let mut lab = Lab::new(limits).await;
+        test(&mut lab).await;
+    };
+    let local = LocalSet::new();
+    let work = local.run_until(async { timeout(PATIENCE, work).await });
+    runtime.block_on(work).expect("the test hangs");
+}
+
+impl Lab {
+    async fn new(limits: Limits) -> Self {
+        let (port, origins) = listen_everywhere().await;
+        let mut hosts = tempfile::NamedTempFile::new().unwrap();
+        for (name, address) in HOSTS {
+            writeln!(hosts, "{} {name}", IpAddr::from(address)).unwrap();
+        }
+        let settings = DialSettings {
+            resolve: ResolveSettings {
+                servers: NameServers::List(Vec::new()),
+                hosts: Some(hosts.path().to_owned()),
+                ..ResolveSettings::default()
+            },
+            internal: vec!["127.0.0.0/8".parse().unwrap()],
+            ..DialSettings::default()
+        };
+        let dialer = Dialer::new(settings);
+        tap::clear();
+        let services = Arc::new(Services {
+            policy: policies(port),
+            dialer,
+            log: AccessLog::default(),
+            limits,
+        });
+        Self {
+            services,
+            port,
+            origins,
+            _hosts: hosts,
+            served: Vec::new(),
+        }
+    }
+
+    /// A client that dialled `good.test`.
+    pub(super) async fn client(&mut self) -> Wire {
+        self.client_of(Protocol::Http1).await
+    }
+
+    pub(super) async fn client_of(&mut self, protocol: Protocol) -> Wire {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, client) = listener.accept().await.unwrap();
+        let connection = Arc::new(Connection {
+            services: Arc::clone(&self.services),
+            accepted: Instant::now(),
+            accepted_at: jiff::Timestamp::now(),
+            client,
+            original: SocketAddr::from(([127, 0, 1, 1], self.port)),
+            workload: Arc::new(Workload {
+                namespace: "shop".to_owned(),
+                name: "cart-1".to_owned(),
+                ..Workload::default()
+            }),
+            process: Process::default(),
+            route: route(),
+        });
+        let served = serve(connection, accepted, Bytes::new(), protocol);
+        self.served.push(tokio::task::spawn_local(served));
+        Wire::new(stream)
+    }
+
+    pub(super) fn origin(&self, host: &str) -> &Origin {
+        &self.origins[host]
+    }
+
+    /// The next connection to an origin.
+    pub(super) async fn accept(&self, host: &str) -> Wire {
+        self.origin(host).accept().await
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(super) fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// The records, once every client connection has ended.
+    pub(super) async fn records(&mut self) -> Vec<Record> {
+        for served in self.served.drain(..) {
+            served.await.unwrap();
+        }
+        tap::records()
+    }
+
+    /// Ends the tasks that serve, as a shutdown does.
+    pub(super) fn abort(&self) {
+        for served in &self.served {
+            served.abort();
+        }
+    }
+
+    /// The records so far.
+    pub(super) fn records_now(&self) -> Vec<Record> {
+        tap::records()
+    }
+}
+
+fn policies(_port: u16) -> PolicyStore {
+    PolicyStore::default()
+}
+
+async fn listen_everywhere() -> (u16, BTreeMap<&'static str, Origin>) {
+    // The port that the first is given may be taken on another of the addresses.
+    for _ in 0..50 {
+        let mut origins = BTreeMap::new();
+        let mut port = 0;
+        for (name, address) in HOSTS.into_iter().take(3) {
+            let Ok(listener) = TcpListener::bind(SocketAddr::from((address, port))).await else {
+                break;
+            };
+            port = listener.local_addr().unwrap().port();
+            origins.insert(name, Origin { listener });
+        }
+        if origins.len() == 3 {
+            return (port, origins);
+        }
+    }
+    panic!("no port is free on three loopback addresses");
+}
+
+fn route() -> Route {
+    Route {
+        netns: Netns::current().unwrap(),
+        source: None,
+        device: None,
+    }
+}
+
+impl Origin {
+    pub(super) async fn accept(&self) -> Wire {
+        Wire::new(self.listener.accept().await.unwrap().0)
+    }
+
+    /// Nobody has connected, and nobody is about to.
+    pub(super) fn heard_nothing(&self) {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(
+            self.listener.poll_accept(&mut context).is_pending(),
+            "the origin was reached"
+        );
+    }
+}
+
+impl Wire {
+    fn new(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
+    }
+
+    pub(super) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Reads up to and with `mark`.
+    pub(super) async fn until(&mut self, mark: &[u8]) -> Vec<u8> {
+        loop {
+            if let Some(at) = self.buffer.windows(mark.len()).position(|window| window == mark) {
+                return self.buffer.drain(..at + mark.len()).collect();
+            }
+            let count = self.stream.read_buf(&mut self.buffer).await.unwrap();
+            assert!(
+                count > 0,
+                "closed after {:?}",
+                self.buffer.escape_ascii().to_string()
+            );
+        }
+    }
+
+    pub(super) async fn head(&mut self) -> String {
+        String::from_utf8(self.until(b"\r\n\r\n").await).unwrap()
+    }
+
+    pub(super) async fn exactly(&mut self, count: usize) -> Vec<u8> {
+        while self.buffer.len() < count {
+            let read = self.stream.read_buf(&mut self.buffer).await.unwrap();
+            assert!(read > 0, "closed after {} of {count} bytes", self.buffer.len());
+        }
+        self.buffer.drain(..count).collect()
+    }
+
+    /// Reads to the end of the stream, which must be an orderly one.
+    pub(super) async fn rest(&mut self) -> Vec<u8> {
+        self.stream.read_to_end(&mut self.buffer).await.unwrap();
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Reads until the stream fails, and gives what came before.
+    pub(super) async fn until_reset(&mut self) -> Vec<u8> {
+        let error = self.stream.read_to_end(&mut self.buffer).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Reads one message with its body. `is_bodiless`: the answer to HEAD.
+    pub(super) async fn message(&mut self) -> Message {
+        self.message_to(false).await
+    }
+
+    pub(super) async fn message_to(&mut self, is_bodiless: bool) -> Message {
+        let head = self.head().await;
+        let mut message = Message {
+            body: Vec::new(),
+            trailers: String::new(),
+            head,
+        };
+        let status = message.status();
+        if is_bodiless || matches!(status, Some(100..=199 | 204 | 304)) {
+            return message;
+        }
+        if message.field("transfer-encoding").is_some() {
+            (message.body, message.trailers) = self.chunks().await;
+        } else if let Some(length) = message.field("content-length") {
+            message.body = self.exactly(length.parse().unwrap()).await;
+        } else if status.is_some() {
+            message.body = self.rest().await;
+        }
+        message
+    }
+
+    pub(super) async fn chunks(&mut self) -> (Vec<u8>, String) {
+        let mut body = Vec::new();
+        loop {
+            let line = String::from_utf8(self.until(b"\r\n").await).unwrap();
+            let size = usize::from_str_radix(line.trim_end().split(';').next().unwrap(), 16).unwrap();
+            if size == 0 {
+                let mut trailers = String::new();
+                loop {
+                    let line = String::from_utf8(self.until(b"\r\n").await).unwrap();
+                    if line == "\r\n" {
+                        return (body, trailers);
+                    }
+                    trailers.push_str(&line);
+                }
+            }
+            body.extend(self.exactly(size).await);
+            assert_eq!(self.exactly(2).await, b"\r\n");
+        }
+    }
+
+    /// The peer has sent nothing so far.
+    pub(super) async fn is_silent(&mut self, pause: Duration) -> bool {
+        self.buffer.is_empty() && timeout(pause, self.stream.readable()).await.is_err()
+    }
+}
+
+impl Message {
+    pub(super) fn status(&self) -> Option<u16> {
+        let code = self.head.strip_prefix("HTTP/1.")?.get(2..5)?;
+        Some(code.parse().unwrap())
+    }
+
+    pub(super) fn field(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+
+    pub(super) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+}

@@ -1,0 +1,280 @@
+//! Clients and origins that go away, hang or are cut off: what the other side sees, and what the record says.
+
+use std::time::Duration;
+
+use egress_common::outcome::Outcome;
+use socket2::SockRef;
+
+use super::lab::{Lab, Wire, run, run_with};
+use crate::{access_log::Ending, proxy::limits::Limits};
+
+const HALF: &str = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf";
+const GET: &str = "GET / HTTP/1.1\r\nHost: good.test\r\n\r\n";
+
+fn reset(wire: Wire) {
+    SockRef::from(&wire.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(wire);
+}
+
+#[test]
+fn an_origin_that_breaks_off_in_the_middle_is_not_mistaken_for_one_that_finished() {
+    for (head, is_reset) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", false),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", true),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", false),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", true),
+    ] {
+        run(async |lab: &mut Lab| {
+            let mut client = lab.client().await;
+            client.send(GET).await;
+            let mut origin = lab.accept("good.test").await;
+            origin.head().await;
+            origin.send(head).await;
+            let before = client.until(b"half").await;
+            assert!(before.starts_with(b"HTTP/1.1 200 OK\r\n"));
+            let rest = if is_reset {
+                reset(origin);
+                client.until_reset().await
+            } else {
+                drop(origin);
+                client.rest().await
+            };
+            assert!(!rest.ends_with(b"0\r\n\r\n"), "the answer looks finished");
+            drop(client);
+            let records = lab.records().await;
+            assert_eq!(records.len(), 1);
+            assert_eq!(records[0].ending, Ending::OriginAborted);
+            assert_eq!(records[0].status, 200);
+            assert_eq!(records[0].verdict.outcome, Outcome::AllowedByRule);
+        });
+    }
+}
+
+#[test]
+fn what_came_before_the_break_arrives() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send(GET).await;
+        let mut origin = lab.accept("good.test").await;
+        origin.head().await;
+        // In one segment with the end, so that body and failure are there at the same time.
+        origin.send(HALF).await;
+        drop(origin);
+        let all = client.rest().await;
+        assert!(all.ends_with(b"half"), "{}", all.escape_ascii());
+    });
+}
+
+#[test]
+fn a_chunked_answer_cut_off_is_reset_for_a_client_that_only_knows_the_connections_end() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send("GET / HTTP/1.0\r\nHost: good.test\r\n\r\n").await;
+        let mut origin = lab.accept("good.test").await;
+        origin.head().await;
+        origin
+            .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+            .await;
+        client.until(b"half").await;
+        drop(origin);
+        client.until_reset().await;
+    });
+}
+
+#[test]
+fn an_origin_that_goes_without_an_answer_is_a_502() {
+    for bytes in ["", "HTTP/1.1 200", "SSH-2.0-x\r\n", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"] {
+        run(async |lab: &mut Lab| {
+            let mut client = lab.client().await;
+            client.send(GET).await;
+            let mut origin = lab.accept("good.test").await;
+            origin.head().await;
+            origin.send(bytes).await;
+            drop(origin);
+            let failed = client.message().await;
+            assert_eq!(failed.status(), Some(502), "{bytes:?}");
+            assert_eq!(failed.field("x-egress-reason"), Some("origin_failed"));
+            drop(client);
+            let records = lab.records().await;
+            assert_eq!(records[0].verdict.outcome, Outcome::OriginFailed);
+            assert_eq!(records[0].ending, Ending::Failed);
+            assert!(records[0].upstream.is_some());
+        });
+    }
+}
+
+#[test]
+fn an_origin_that_refuses_is_a_503_and_the_connection_goes_on() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: closed.test\r\n\r\n").await;
+        let failed = client.message().await;
+        assert_eq!(failed.status(), Some(503));
+        assert_eq!(failed.field("x-squid-error"), Some("ERR_CONNECT_FAIL 111"));
+        client.send("GET / HTTP/1.1\r\nHost: nowhere.test\r\n\r\n").await;
+        let failed = client.message().await;
+        assert_eq!(failed.status(), Some(503));
+        assert_eq!(failed.field("x-squid-error"), Some("ERR_DNS_FAIL 0"));
+        drop(client);
+        let records = lab.records().await;
+        assert_eq!(records[0].verdict.outcome, Outcome::OriginRefused);
+        assert!(records[0].upstream.is_some());
+        assert!(matches!(
+            records[1].verdict.outcome,
+            Outcome::LookupFailed | Outcome::NameNotFound
+        ));
+        assert!(records[1].upstream.is_none());
+    });
+}
+
+#[test]
+fn a_client_that_vanishes_in_the_middle_of_an_answer_is_recorded_and_the_origin_let_go() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send(GET).await;
+        let mut origin = lab.accept("good.test").await;
+        origin.head().await;
+        origin.send(HALF).await;
+        client.until(b"half").await;
+        drop(client);
+        origin.rest().await;
+        let records = lab.records().await;
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0].ending, Ending::ClientAborted);
+        assert_eq!(records[0].status, 200);
+        assert_eq!(records[0].bytes_to_client as usize, HALF.len());
+    });
+}
+
+#[test]
+fn a_client_that_vanishes_before_the_answer_is_recorded_and_the_origin_let_go() {
+    for upload in ["GET / HTTP/1.1\r\nHost: good.test\r\n\r\n", "PUT / HTTP/1.1\r\nHost: good.test\r\nContent-Length: 9\r\n\r\nhalf"] {
+        run(async |lab: &mut Lab| {
+            let mut client = lab.client().await;
+            client.send(upload).await;
+            let mut origin = lab.accept("good.test").await;
+            origin.head().await;
+            reset(client);
+            let mut rest = Vec::new();
+            // An orderly end or a reset: either way it ends.
+            drop(tokio::io::AsyncReadExt::read_to_end(&mut origin.stream, &mut rest).await);
+            let records = lab.records().await;
+            assert_eq!(records.len(), 1);
+            assert_eq!(records[0].ending, Ending::ClientAborted);
+            assert_eq!(records[0].status, 0);
+        });
+    }
+}
+
+#[test]
+fn a_client_that_vanishes_in_the_middle_of_a_head_leaves_a_record() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: go").await;
+        drop(client);
+        let records = lab.records().await;
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0].verdict.outcome, Outcome::ClientGone);
+        assert_eq!(records[0].ending, Ending::ClientAborted);
+    });
+}
+
+#[test]
+fn a_connection_that_is_closed_between_requests_leaves_no_record_of_its_own() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: denied.test\r\n\r\n").await;
+        client.message().await;
+        drop(client);
+        assert_eq!(lab.records().await.len(), 1);
+    });
+}
+
+#[test]
+fn a_task_that_is_ended_from_outside_leaves_its_record_and_a_reset() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send(GET).await;
+        let mut origin = lab.accept("good.test").await;
+        origin.head().await;
+        origin.send(HALF).await;
+        client.until(b"half").await;
+        lab.abort();
+        client.until_reset().await;
+        let records = lab.records_now();
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0].ending, Ending::Drained);
+        assert_eq!(records[0].bytes_to_client as usize, HALF.len());
+    });
+}
+
+#[test]
+fn a_head_that_does_not_come_in_time_is_a_408() {
+    let limits = Limits {
+        head_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    run_with(limits, async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: go").await;
+        let answer = client.message().await;
+        assert_eq!(answer.status(), Some(408));
+        assert_eq!(answer.field("x-squid-error"), Some("ERR_REQUEST_PARSE_TIMEOUT 0"));
+        assert_eq!(client.rest().await, b"");
+        drop(client);
+        let records = lab.records().await;
+        assert_eq!(records[0].verdict.outcome, Outcome::HeadTimeout);
+        assert_eq!(records[0].status, 408);
+        assert_eq!(records[0].ending, Ending::Refused);
+        assert!(records[0].duration >= Duration::from_millis(200));
+    });
+}
+
+#[test]
+fn a_second_head_has_its_time_from_its_own_first_byte() {
+    let limits = Limits {
+        head_timeout: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    run_with(limits, async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: denied.test\r\n\r\n").await;
+        client.message().await;
+        // Idle for longer than a head may take.
+        assert!(client.is_silent(Duration::from_millis(600)).await);
+        client.send("GET / HTTP/1.1\r\nHost: den").await;
+        assert_eq!(client.message().await.status(), Some(408));
+    });
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_word() {
+    let limits = Limits {
+        keep_alive_timeout: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    run_with(limits, async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: denied.test\r\n\r\n").await;
+        client.message().await;
+        assert_eq!(client.rest().await, b"");
+        drop(client);
+        assert_eq!(lab.records().await.len(), 1);
+    });
+}
+
+#[test]
+fn an_answer_in_which_nothing_moves_is_ended() {
+    let limits = Limits {
+        idle_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    run_with(limits, async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send(GET).await;
+        let mut origin = lab.accept("good.test").await;
+        origin.head().await;
+        client.until_reset().await;
+        assert_eq!(lab.records().await[0].ending, Ending::IdleTimeout);
+    });
+}
