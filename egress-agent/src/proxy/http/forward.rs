@@ -13,12 +13,9 @@ use super::{
     lane::{Lane, Manner, close},
     target::Target,
     upgrade::{self, Offer},
-    upstream::{Unsent, Upstream},
+    upstream::{Allowed, Unsent, Upstream},
 };
-use crate::{
-    policy::{Host, Verdict},
-    proxy::dial::DialError,
-};
+use crate::{policy::Verdict, proxy::dial::DialError};
 
 /// The client has gone; there is nobody to answer.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +26,7 @@ pub(super) struct Gone;
 pub(super) struct Passed {
     pub(super) target: Target,
     pub(super) verdict: Verdict,
+    pub(super) allowed: Allowed,
     pub(super) is_html: bool,
 }
 
@@ -67,7 +65,7 @@ impl Lane {
         let body = RequestBody::new(body, gate.as_ref(), &sent.upload);
         let mut request = Request::from_parts(parts, body);
         self.hear_interim(&mut request, gate, sent.version == Version::HTTP_11);
-        let answer = self.send(&passed.target.host, request, &sent.upload).await;
+        let answer = self.send(&passed.allowed, request, &sent.upload).await;
         self.interim_sent().await;
         match answer {
             Ok((response, upstream)) => Ok(self.relay(response, upstream, &passed, &sent)),
@@ -88,13 +86,13 @@ impl Lane {
     /// body, and no byte of an answer came.
     async fn send(
         &self,
-        host: &Host,
+        allowed: &Allowed,
         mut request: Request<RequestBody>,
         upload: &UploadState,
     ) -> Result<(Response<Incoming>, Upstream), Failure> {
         let kept = self
             .take_kept()
-            .filter(|kept| kept.host == *host && !kept.sender.is_closed());
+            .filter(|kept| kept.host == allowed.host && !kept.sender.is_closed());
         if let Some(mut kept) = kept
             && kept.sender.ready().await.is_ok()
         {
@@ -110,7 +108,7 @@ impl Lane {
                 }
             }
         }
-        let mut upstream = Upstream::dial(&self.connection, &self.client, host)
+        let mut upstream = Upstream::dial(&self.connection, &self.client, allowed)
             .await
             .map_err(Failure::Dial)?;
         self.goes_to(&upstream);
@@ -118,7 +116,7 @@ impl Lane {
             Ok(response) => Ok((response, upstream)),
             Err(unsent) => {
                 let Unsent { error, .. } = *unsent;
-                tracing::debug!(%error, %host, "no answer");
+                tracing::debug!(%error, host = %allowed.host, "no answer");
                 Err(self.failure(upload))
             }
         }
@@ -176,6 +174,7 @@ impl Lane {
             target,
             verdict,
             is_html,
+            ..
         } = passed;
         self.failed(outcome, verdict, &target, is_html, sent.has_body)
     }

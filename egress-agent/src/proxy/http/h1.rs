@@ -28,7 +28,7 @@ use super::{
     judge::{Judged, judge},
     lane::{Lane, Manner, Waiting},
     target::{Head, Target},
-    upstream::{BUFFER_BYTES, MOST_FIELDS, Upstream},
+    upstream::{Allowed, BUFFER_BYTES, MOST_FIELDS, Upstream},
 };
 use crate::{
     access_log::Ending,
@@ -142,13 +142,20 @@ async fn handle(lane: Rc<Lane>, request: Request<Incoming>) -> Result<Response<R
         Judged::Pass {
             target,
             verdict,
+            view,
             enforced,
         } => {
             lane.asked(&parts, Some(target.url.clone()));
             lane.note(|exchange| exchange.verdict(verdict.clone(), enforced));
+            let allowed = Allowed {
+                host: target.host.clone(),
+                view,
+                enforced,
+            };
             let passed = Passed {
                 target,
                 verdict,
+                allowed,
                 is_html,
             };
             lane.forward(parts, body, passed).await

@@ -2,7 +2,7 @@
 
 use super::target::{Head, Refusal, Target};
 use crate::{
-    policy::{self, Posture, RequestFacts, Verdict},
+    policy::{self, PolicyView, Posture, RequestFacts, Verdict},
     proxy::Connection,
 };
 
@@ -15,7 +15,9 @@ pub(super) enum Judged {
         target: Target,
         /// By which rule; a denial that is only audited stays a denial here.
         verdict: Verdict,
-        /// Whether the verdict was carried out.
+        /// The policies that said so.
+        view: PolicyView,
+        /// Whether the verdict is carried out.
         enforced: bool,
     },
     /// To be refused.
@@ -61,15 +63,11 @@ pub(super) fn judge(connection: &Connection, head: &Head<'_>) -> Judged {
             verdict,
             refusal: None,
         },
-        Posture::Enforce => Judged::Pass {
+        posture @ (Posture::Enforce | Posture::Audit | Posture::Observe) => Judged::Pass {
             target,
             verdict,
-            enforced: true,
-        },
-        Posture::Audit | Posture::Observe => Judged::Pass {
-            target,
-            verdict,
-            enforced: false,
+            view,
+            enforced: posture == Posture::Enforce,
         },
     }
 }

@@ -22,10 +22,10 @@ use tokio::{
 use super::{body::RequestBody, client::Client};
 use crate::{
     access_log::AddressRelation,
-    policy::Host,
+    policy::{Host, PolicyView},
     proxy::{
         Connection,
-        dial::{DialError, Dialled},
+        dial::{DialError, Dialled, PrivateAnswers},
         limits::Limits,
     },
 };
@@ -74,13 +74,13 @@ impl Upstream {
     pub(super) async fn dial(
         connection: &Connection,
         client: &Rc<Client>,
-        host: &Host,
+        allowed: &Allowed,
     ) -> Result<Self, DialError> {
         let Dialled {
             stream,
             address,
             relation,
-        } = dial(connection, host).await?;
+        } = dial(connection, allowed).await?;
         let traffic = Rc::new(Traffic::default());
         let io = UpstreamIo {
             stream,
@@ -91,7 +91,7 @@ impl Upstream {
             .await
             .map_err(|_| DialError::new(egress_common::outcome::Outcome::AgentError))?;
         Ok(Self {
-            host: host.clone(),
+            host: allowed.host.clone(),
             address,
             relation,
             sender,
@@ -126,6 +126,15 @@ impl Upstream {
     }
 }
 
+/// Where a request may go, and by which policies.
+#[derive(Debug)]
+pub(super) struct Allowed {
+    pub(super) host: Host,
+    pub(super) view: PolicyView,
+    /// False in audit: what the policies have against an address is not carried out either.
+    pub(super) enforced: bool,
+}
+
 /// Why there is no answer.
 pub(super) struct Unsent {
     /// The request, if no byte of it was written.
@@ -133,9 +142,17 @@ pub(super) struct Unsent {
     pub(super) error: hyper::Error,
 }
 
-/// The one place where this lane dials.
-pub(super) async fn dial(connection: &Connection, host: &Host) -> Result<Dialled, DialError> {
-    connection.dial(host, &connection.view()).await
+/// Looks the host up and dials it, within what the policies that allowed it let it resolve to.
+pub(super) async fn dial(connection: &Connection, allowed: &Allowed) -> Result<Dialled, DialError> {
+    let Allowed { host, view, enforced } = allowed;
+    if *enforced {
+        return connection.dial(host, view).await;
+    }
+    let Connection { original, route, .. } = connection;
+    let dialer = &connection.services.dialer;
+    dialer
+        .dial(host, original.port(), *original, route, PrivateAnswers::Allowed)
+        .await
 }
 
 async fn handshake(

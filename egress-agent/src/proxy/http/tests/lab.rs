@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     io::Write as _,
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,7 +23,7 @@ use crate::{
     access_log::{AccessLog, Protocol, Record},
     identity::{Process, Workload},
     netns::Netns,
-    policy::PolicyStore,
+    policy::{self, PolicySet, PolicyStore},
     proxy::{
         connection::{Connection, Route, Services},
         dial::{DialSettings, Dialer},
@@ -35,12 +36,15 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Allowed hosts, with an origin each; `denied.test` has one as well, which must never hear anything.
-const HOSTS: [(&str, [u8; 4]); 4] = [
+const HOSTS: [(&str, [u8; 4]); 5] = [
     ("good.test", [127, 0, 1, 1]),
     ("also.test", [127, 0, 1, 2]),
     ("denied.test", [127, 0, 1, 3]),
-    ("closed.test", [127, 0, 1, 4]),
+    ("api.test", [127, 0, 1, 4]),
+    ("closed.test", [127, 0, 1, 5]),
 ];
+/// The last one does not listen.
+const LISTENING: usize = HOSTS.len() - 1;
 
 /// One test's world.
 pub(super) struct Lab {
@@ -189,8 +193,30 @@ impl Lab {
     }
 }
 
-fn policies(_port: u16) -> PolicyStore {
-    PolicyStore::default()
+fn policies(port: u16) -> PolicyStore {
+    let text = format!(
+        "apiVersion: egress-enforcer.io/v1alpha1
+kind: EgressPolicy
+metadata: {{name: web, namespace: shop}}
+spec:
+  egress:
+    - to: [{{domain: good.test}}, {{domain: also.test}}, {{domain: closed.test}}, {{domain: nowhere.test}}]
+      ports: [{{port: {port}}}]
+    - to: [{{domain: api.test}}]
+      ports: [{{port: {port}}}]
+      http: [{{methods: [GET], path: /v1/**}}]
+"
+    );
+    store(&text)
+}
+
+/// The policies of `text` in force.
+pub(super) fn store(text: &str) -> PolicyStore {
+    let policies = policy::read_text(Path::new("test.yaml"), text).unwrap();
+    let set = PolicySet::build(policies, policy::Settings::default()).unwrap();
+    let store = PolicyStore::default();
+    store.replace(Arc::new(set));
+    store
 }
 
 async fn listen_everywhere() -> (u16, BTreeMap<&'static str, Origin>) {
@@ -198,18 +224,18 @@ async fn listen_everywhere() -> (u16, BTreeMap<&'static str, Origin>) {
     for _ in 0..50 {
         let mut origins = BTreeMap::new();
         let mut port = 0;
-        for (name, address) in HOSTS.into_iter().take(3) {
+        for (name, address) in HOSTS.into_iter().take(LISTENING) {
             let Ok(listener) = TcpListener::bind(SocketAddr::from((address, port))).await else {
                 break;
             };
             port = listener.local_addr().unwrap().port();
             origins.insert(name, Origin { listener });
         }
-        if origins.len() == 3 {
+        if origins.len() == LISTENING {
             return (port, origins);
         }
     }
-    panic!("no port is free on three loopback addresses");
+    panic!("no port is free on all of the loopback addresses");
 }
 
 fn route() -> Route {
@@ -335,7 +361,7 @@ impl Wire {
     }
 
     /// The peer has sent nothing so far.
-    pub(super) async fn is_silent(&mut self, pause: Duration) -> bool {
+    pub(super) async fn is_silent(&self, pause: Duration) -> bool {
         self.buffer.is_empty() && timeout(pause, self.stream.readable()).await.is_err()
     }
 }

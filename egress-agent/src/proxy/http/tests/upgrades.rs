@@ -34,8 +34,8 @@ fn a_websocket_carries_any_bytes_both_ways_and_they_are_counted() {
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].status, 101);
         assert_eq!(records[0].ending, Ending::Complete);
-        assert_eq!(records[0].bytes_to_client as usize, SWITCH.len() + 5 + 1_000_101);
-        assert_eq!(records[0].bytes_to_origin as usize, UPGRADE.len() + 5 + 1_000_101);
+        assert_eq!(records[0].bytes_to_client, (SWITCH.len() + 5 + 1_000_101) as u64);
+        assert_eq!(records[0].bytes_to_origin, (UPGRADE.len() + 5 + 1_000_101) as u64);
     });
 }
 
@@ -55,7 +55,7 @@ fn a_tunnel_ended_from_outside_leaves_its_counts() {
         let records = lab.records_now();
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].ending, Ending::Drained);
-        assert_eq!(records[0].bytes_to_origin as usize, UPGRADE.len() + 5);
+        assert_eq!(records[0].bytes_to_origin, (UPGRADE.len() + 5) as u64);
     });
 }
 
@@ -66,10 +66,16 @@ fn an_upgrade_that_the_origin_declines_is_an_ordinary_request() {
         client.send(UPGRADE).await;
         let mut origin = lab.accept("good.test").await;
         origin.head().await;
-        origin.send("HTTP/1.1 400 No\r\nContent-Length: 2\r\n\r\nno").await;
+        origin
+            .send("HTTP/1.1 400 No\r\nContent-Length: 2\r\n\r\nno")
+            .await;
         assert_eq!(client.message().await.text(), "no");
         client.send("GET /2 HTTP/1.1\r\nHost: denied.test\r\n\r\n").await;
-        assert_eq!(client.message().await.status(), Some(403), "and the next one is judged");
+        assert_eq!(
+            client.message().await.status(),
+            Some(403),
+            "and the next one is judged"
+        );
     });
 }
 
@@ -84,7 +90,10 @@ fn an_h2c_upgrade_is_stripped_and_the_request_served() {
             )
             .await;
         let mut origin = lab.accept("good.test").await;
-        assert_eq!(origin.head().await, "GET / HTTP/1.1\r\nHost: good.test\r\nAccept: */*\r\n\r\n");
+        assert_eq!(
+            origin.head().await,
+            "GET / HTTP/1.1\r\nHost: good.test\r\nAccept: */*\r\n\r\n"
+        );
         origin.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx").await;
         assert_eq!(client.message().await.text(), "x");
     });
@@ -94,12 +103,20 @@ fn an_h2c_upgrade_is_stripped_and_the_request_served() {
 fn a_101_that_nobody_offered_is_not_passed_on() {
     for (offer, answer) in [
         ("", SWITCH),
-        ("Connection: Upgrade\r\nUpgrade: h2c\r\n", "HTTP/1.1 101 S\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"),
-        ("Connection: Upgrade\r\nUpgrade: websocket\r\n", "HTTP/1.1 101 S\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"),
+        (
+            "Connection: Upgrade\r\nUpgrade: h2c\r\n",
+            "HTTP/1.1 101 S\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+        ),
+        (
+            "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+            "HTTP/1.1 101 S\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+        ),
     ] {
         run(async |lab: &mut Lab| {
             let mut client = lab.client().await;
-            client.send(format!("GET / HTTP/1.1\r\nHost: good.test\r\n{offer}\r\n")).await;
+            client
+                .send(format!("GET / HTTP/1.1\r\nHost: good.test\r\n{offer}\r\n"))
+                .await;
             let mut origin = lab.accept("good.test").await;
             origin.head().await;
             origin.send(answer).await;

@@ -12,7 +12,9 @@ const HALF: &str = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf";
 const GET: &str = "GET / HTTP/1.1\r\nHost: good.test\r\n\r\n";
 
 fn reset(wire: Wire) {
-    SockRef::from(&wire.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    SockRef::from(&wire.stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
     drop(wire);
 }
 
@@ -21,8 +23,14 @@ fn an_origin_that_breaks_off_in_the_middle_is_not_mistaken_for_one_that_finished
     for (head, is_reset) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", false),
         ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", true),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", false),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", true),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+            false,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+            true,
+        ),
     ] {
         run(async |lab: &mut Lab| {
             let mut client = lab.client().await;
@@ -83,7 +91,12 @@ fn a_chunked_answer_cut_off_is_reset_for_a_client_that_only_knows_the_connection
 
 #[test]
 fn an_origin_that_goes_without_an_answer_is_a_502() {
-    for bytes in ["", "HTTP/1.1 200", "SSH-2.0-x\r\n", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"] {
+    for bytes in [
+        "",
+        "HTTP/1.1 200",
+        "SSH-2.0-x\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+    ] {
         run(async |lab: &mut Lab| {
             let mut client = lab.client().await;
             client.send(GET).await;
@@ -142,13 +155,16 @@ fn a_client_that_vanishes_in_the_middle_of_an_answer_is_recorded_and_the_origin_
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].ending, Ending::ClientAborted);
         assert_eq!(records[0].status, 200);
-        assert_eq!(records[0].bytes_to_client as usize, HALF.len());
+        assert_eq!(records[0].bytes_to_client, HALF.len() as u64);
     });
 }
 
 #[test]
 fn a_client_that_vanishes_before_the_answer_is_recorded_and_the_origin_let_go() {
-    for upload in ["GET / HTTP/1.1\r\nHost: good.test\r\n\r\n", "PUT / HTTP/1.1\r\nHost: good.test\r\nContent-Length: 9\r\n\r\nhalf"] {
+    for upload in [
+        "GET / HTTP/1.1\r\nHost: good.test\r\n\r\n",
+        "PUT / HTTP/1.1\r\nHost: good.test\r\nContent-Length: 9\r\n\r\nhalf",
+    ] {
         run(async |lab: &mut Lab| {
             let mut client = lab.client().await;
             client.send(upload).await;
@@ -204,7 +220,7 @@ fn a_task_that_is_ended_from_outside_leaves_its_record_and_a_reset() {
         let records = lab.records_now();
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].ending, Ending::Drained);
-        assert_eq!(records[0].bytes_to_client as usize, HALF.len());
+        assert_eq!(records[0].bytes_to_client, HALF.len() as u64);
     });
 }
 
