@@ -58,6 +58,7 @@ async fn converse(connection: Arc<Connection>, stream: TcpStream, prefix: Bytes)
     let client = Client::new(stream, prefix);
     let lane = Rc::new(Lane::new(connection, client));
     let (end, unread) = drive(&lane).await;
+    lane.over();
     match end {
         End::Hyper(Ok(())) => {
             if let Some(upstream) = lane.take_upgraded() {

@@ -38,6 +38,8 @@ pub(super) struct Lane {
     idle: Cell<Idle>,
     /// The origin reset its connection in the middle of an answer.
     must_reset: Cell<bool>,
+    /// No further request is waited for.
+    is_over: Cell<bool>,
 }
 
 /// The request that is being answered.
@@ -102,6 +104,7 @@ impl Lane {
             upgraded: RefCell::default(),
             idle: Cell::new(idle),
             must_reset: Cell::new(false),
+            is_over: Cell::new(false),
         }
     }
 
@@ -310,6 +313,11 @@ impl Lane {
         self.upgraded.take()
     }
 
+    /// No further request is waited for: what comes now is no head.
+    pub(super) fn over(&self) {
+        self.is_over.set(true);
+    }
+
     /// The connection is not to end as if all were well.
     pub(super) fn reset(&self) {
         self.must_reset.set(true);
@@ -335,6 +343,9 @@ impl Drop for Lane {
             .is_some_and(|current| current.over.is_none())
         {
             self.client.reset_on_close();
+        }
+        if !self.is_over.get() && self.head_age().is_some() {
+            self.begin(None);
         }
         self.end(Ending::Drained);
     }

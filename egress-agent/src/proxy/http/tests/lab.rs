@@ -148,6 +148,7 @@ impl Lab {
                 ..Workload::default()
             }),
             process: Process::default(),
+            foreign: false,
             route: route(),
         });
         let served = serve(connection, accepted, Bytes::new(), protocol);

@@ -225,6 +225,21 @@ fn a_task_that_is_ended_from_outside_leaves_its_record_and_a_reset() {
 }
 
 #[test]
+fn a_connection_that_is_ended_from_outside_before_its_first_request_leaves_a_record() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send("GET / HT").await;
+        assert!(client.is_silent(Duration::from_millis(50)).await);
+        lab.abort();
+        assert_eq!(client.rest().await, b"");
+        let records = lab.records_now();
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0].ending, Ending::Drained);
+        assert_eq!(records[0].verdict.outcome, Outcome::ClientGone);
+    });
+}
+
+#[test]
 fn a_head_that_does_not_come_in_time_is_a_408() {
     let limits = Limits {
         head_timeout: Duration::from_millis(200),
