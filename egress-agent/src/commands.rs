@@ -5,6 +5,8 @@ mod cleanup;
 mod exec;
 mod explain;
 mod launch;
+#[cfg(test)]
+mod manual;
 mod run;
 mod status;
 

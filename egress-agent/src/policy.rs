@@ -4,6 +4,8 @@ mod address;
 mod compile;
 pub mod document;
 pub mod explain;
+#[doc(hidden)]
+pub mod fuzz;
 mod host_pattern;
 mod index;
 mod name;
@@ -16,6 +18,7 @@ mod set;
 mod source;
 mod verdict;
 mod view;
+mod watch;
 mod yaml;
 
 pub use compile::compile;
@@ -29,6 +32,7 @@ pub use set::{Counts, Duplicate, PolicySet, Settings, Unselected};
 pub use source::{LoadedFile, PolicySource, read_text};
 pub use verdict::{PolicyKind, RuleId, Verdict};
 pub use view::PolicyView;
+pub use watch::{PolicyWatch, ReloadHandle};
 
 use std::sync::Arc;
 

@@ -88,10 +88,10 @@ spec:
 
     #[test]
     fn good_files_are_told_with_counts() {
-        let (status, out) = run(&[("a.yaml", GOOD), ("empty.yaml", "# nothing yet\n")]);
+        let (status, out) = run(&[("a.yaml", GOOD), ("b.yaml", &GOOD.replace("name: a", "name: b"))]);
         assert_eq!(
             out,
-            "a.yaml: OK, 1 policy, 1 rule\nempty.yaml: OK, 0 policies, 0 rules\n"
+            "a.yaml: OK, 1 policy, 1 rule\nb.yaml: OK, 1 policy, 1 rule\n"
         );
         assert_eq!(status, ExitCode::SUCCESS);
     }

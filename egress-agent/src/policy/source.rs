@@ -14,7 +14,7 @@ use super::{
     compile::compile,
     document::{API_VERSION, ClusterEgressPolicy, Document, EgressPolicy},
     host_pattern::HostPattern,
-    problem::{LoadError, LoadErrors, Place, Step},
+    problem::{LoadError, LoadErrors, Place, Position, Step},
     rule::Policy,
     set::{Duplicate, PolicySet, Settings},
     yaml::{self, Located, Node},
@@ -133,7 +133,8 @@ impl PolicySource {
     }
 }
 
-/// Reads the policies in a text, as a file named `path` would hold it.
+/// Reads the policies in a text, as a file named `path` would hold it. A text without any is an error: it may be a file
+/// that is being written, and taking it for the absence of policies would set workloads free.
 ///
 /// # Errors
 /// Everything that is wrong with it.
@@ -144,6 +145,10 @@ pub fn read_text(path: &Path, text: &str) -> Result<Vec<Policy>, Vec<LoadError>>
         message,
     };
     let documents = yaml::parse(text).map_err(|located| vec![error(located)])?;
+    if documents.is_empty() {
+        let message = "the file holds no policy; remove it, or end its name otherwise, if none is meant";
+        return Err(vec![error((Position { line: 1, column: 1 }, message.to_owned()))]);
+    }
     let file: Arc<Path> = Arc::from(path);
     let mut policies = Vec::new();
     let mut errors = Vec::new();

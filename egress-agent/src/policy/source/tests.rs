@@ -211,7 +211,12 @@ status: {conditions: []}
 fn empty_documents_are_left_out() {
     let text = format!("---\n# nothing\n---\n{}---\n...\n", policy("{}"));
     assert_eq!(read(&text).unwrap().len(), 1);
-    assert_eq!(read("").unwrap().len(), 0);
+    for text in ["", "# nothing\n", "---\n---\n", "null"] {
+        assert!(
+            errors(text).starts_with("p.yaml:1:1: the file holds no policy"),
+            "{text}"
+        );
+    }
 }
 
 #[test]

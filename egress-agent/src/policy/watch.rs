@@ -1,0 +1,233 @@
+//! Hot reload: policy files are read again when they change, or on request, and a broken state is never put in force.
+
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use notify::{
+    Event, EventKind, INotifyWatcher, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode},
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
+
+use super::{problem::LoadErrors, set::PolicySet, source::PolicySource};
+
+/// A change is read when nothing more has changed for this long: editors and `git checkout` write in several steps, and
+/// in between a file can be empty.
+const QUIET: Duration = Duration::from_millis(200);
+/// Changes that never cease are read after this long all the same.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Follows the files of a [`PolicySource`].
+///
+/// What is followed: directories and their files, single files, and both through symbolic links that are swapped, as
+/// Kubernetes swaps those of a ConfigMap. What is not: the target of a link that points elsewhere and is written in place;
+/// for that there is [`ReloadHandle::request`].
+#[derive(Debug)]
+pub struct PolicyWatch {
+    source: PolicySource,
+    signals: Arc<Signals>,
+    _watcher: INotifyWatcher,
+    known_errors: Option<LoadErrors>,
+}
+
+/// Asks a [`PolicyWatch`] to read its files now, as SIGHUP does.
+#[derive(Debug, Clone)]
+pub struct ReloadHandle {
+    signals: Arc<Signals>,
+}
+
+#[derive(Debug, Default)]
+struct Signals {
+    changed: Notify,
+    requested: Notify,
+}
+
+/// What is worth a reload.
+#[derive(Debug)]
+struct Interest {
+    /// Every entry of these directories.
+    directories: BTreeSet<PathBuf>,
+    /// These paths: single files, and the directories themselves, which may be swapped as a whole.
+    paths: BTreeSet<PathBuf>,
+}
+
+impl PolicyWatch {
+    /// Starts following. To be called before the first [`PolicySource::load`], so that no change falls between the two.
+    ///
+    /// # Errors
+    /// inotify is used up (`fs.inotify.max_user_instances`, `max_user_watches`), or a path cannot be made absolute.
+    pub fn start(source: PolicySource) -> notify::Result<Self> {
+        let signals = Arc::new(Signals::default());
+        Ok(Self {
+            _watcher: follow(&source, &signals)?,
+            source,
+            signals,
+            known_errors: None,
+        })
+    }
+
+    /// The way to ask for a reload from elsewhere.
+    #[must_use]
+    pub fn reload_handle(&self) -> ReloadHandle {
+        ReloadHandle {
+            signals: Arc::clone(&self.signals),
+        }
+    }
+
+    /// Reads the files after each change or request until `shutdown`, and hands every good set to `apply`. A broken state
+    /// is logged once, and what was in force stays so.
+    pub async fn run(mut self, mut apply: impl FnMut(PolicySet), shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let signals = Arc::clone(&self.signals);
+            tokio::select! {
+                () = &mut shutdown => return,
+                () = signals.requested.notified() => {}
+                () = settled(&signals.changed) => {}
+            }
+            if let Some(set) = self.reload().await {
+                apply(set);
+            }
+        }
+    }
+
+    /// Reads the files, beside the runtime because that blocks, and logs what came of it.
+    async fn reload(&mut self) -> Option<PolicySet> {
+        let source = self.source.clone();
+        let signals = Arc::clone(&self.signals);
+        // Followed anew each time, before they are read: a directory may have been replaced by another one.
+        let work = tokio::task::spawn_blocking(move || (follow(&source, &signals), source.load()));
+        let (watcher, loaded) = match work.await {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::error!(%error, "reading the policies failed; the last good ones stay in force");
+                return None;
+            }
+        };
+        match watcher {
+            Ok(watcher) => self._watcher = watcher,
+            Err(error) => tracing::error!(%error, "policy files cannot be followed; changes need SIGHUP"),
+        }
+        match loaded {
+            Ok(set) => {
+                let counts = set.counts();
+                tracing::info!(
+                    policies = counts.policies,
+                    rules = counts.rules,
+                    "policies loaded"
+                );
+                self.known_errors = None;
+                Some(set)
+            }
+            Err(errors) => {
+                if self.known_errors.as_ref() != Some(&errors) {
+                    for error in &errors.0 {
+                        tracing::error!("{error}");
+                    }
+                    tracing::error!(
+                        errors = errors.0.len(),
+                        "the policies are broken; the last good ones stay in force"
+                    );
+                    self.known_errors = Some(errors);
+                }
+                None
+            }
+        }
+    }
+}
+
+impl ReloadHandle {
+    /// Asks for a reload; several requests before it happens become one.
+    pub fn request(&self) {
+        self.signals.requested.notify_one();
+    }
+}
+
+impl Interest {
+    fn of(source: &PolicySource) -> notify::Result<Self> {
+        let mut interest = Self {
+            directories: BTreeSet::new(),
+            paths: BTreeSet::new(),
+        };
+        for path in source.paths() {
+            let path = std::path::absolute(path).map_err(notify::Error::io)?;
+            if path.is_dir() {
+                interest.directories.insert(path.clone());
+            } else {
+                // A file of a ConfigMap is a link to ..data/NAME, and ..data is what is swapped.
+                interest
+                    .paths
+                    .extend(path.parent().map(|parent| parent.join("..data")));
+            }
+            interest.paths.insert(path);
+        }
+        Ok(interest)
+    }
+
+    /// The directories to watch: inotify tells of a file by its directory, which outlives the file.
+    fn watched(&self) -> BTreeSet<&Path> {
+        let parents = self.paths.iter().filter_map(|path| path.parent());
+        let directories = self.directories.iter().map(PathBuf::as_path);
+        parents.chain(directories).collect()
+    }
+
+    fn has(&self, event: &Event) -> bool {
+        let changes = match event.kind {
+            EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+            EventKind::Any
+            | EventKind::Create(_)
+            | EventKind::Modify(_)
+            | EventKind::Remove(_)
+            | EventKind::Other => true,
+        };
+        let concerns = |path: &PathBuf| {
+            self.paths.contains(path)
+                || path
+                    .parent()
+                    .is_some_and(|parent| self.directories.contains(parent))
+        };
+        // An overflow of the kernel's queue names no path.
+        changes && (event.paths.is_empty() || event.paths.iter().any(concerns))
+    }
+}
+
+/// Watches what the source names. What is not there yet is found by its parent; what has no parent either is left out.
+fn follow(source: &PolicySource, signals: &Arc<Signals>) -> notify::Result<INotifyWatcher> {
+    let interest = Arc::new(Interest::of(source)?);
+    let signals = Arc::clone(signals);
+    let relevant = Arc::clone(&interest);
+    let handler = move |event: notify::Result<Event>| {
+        if event.map_or(true, |event| relevant.has(&event)) {
+            signals.changed.notify_one();
+        }
+    };
+    let mut watcher = INotifyWatcher::new(handler, notify::Config::default())?;
+    for directory in interest.watched().into_iter().filter(|path| path.is_dir()) {
+        watcher.watch(directory, RecursiveMode::NonRecursive)?;
+    }
+    Ok(watcher)
+}
+
+/// Waits for a change, and then until changes cease.
+async fn settled(changed: &Notify) {
+    changed.notified().await;
+    let last = Instant::now() + PATIENCE;
+    loop {
+        let quiet = (Instant::now() + QUIET).min(last);
+        if timeout_at(quiet, changed.notified()).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
