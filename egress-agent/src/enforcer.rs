@@ -177,16 +177,13 @@ impl Enforcer {
     }
 
     fn update(&mut self, update: Update) {
-        let applied = match update {
-            Update::Policies(set) => self.apply(*set).map_err(|error| format!("{error:#}")),
-            Update::BrokenPolicies(problem) => Err(problem),
+        self.policy_error = match update {
+            Update::Policies(set) => self.apply(*set).err().map(|error| format!("{error:#}")),
+            // Whoever read them has logged it.
+            Update::BrokenPolicies(problem) => return self.policy_error = Some(problem),
         };
-        match applied {
-            Ok(()) => self.policy_error = None,
-            Err(problem) => {
-                tracing::error!(%problem, "new policies are not in force, the last good ones stay");
-                self.policy_error = Some(problem);
-            }
+        if let Some(problem) = &self.policy_error {
+            tracing::error!(problem, "new policies are not in force, the last good ones stay");
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
     enforcer::{Enforcer, EnforcerSettings, Update},
     instance::Instance,
     kernel,
-    policy::{self, PolicySource, PolicyStore},
+    policy::{self, LoadErrors, PolicySet, PolicySource, PolicyStore, PolicyWatch},
     proxy::{
         Services,
         dial::{DialSettings, Dialer},
@@ -77,6 +77,8 @@ async fn daemon(config: Config, cgroup: PathBuf) -> anyhow::Result<ExitCode> {
     let mut stop_signals = StopSignals::listen()?;
     let mut reload_signal = signal(SignalKind::hangup())?;
     let source = source(&config);
+    // Before the first look at the files, so that no change falls between the two.
+    let watch = PolicyWatch::start(source.clone()).context("cannot follow the policy directory")?;
     let services = services(&config, &source)?;
     let log = services.log.clone();
     let instance = Instance::claim(&config.instance)?;
@@ -92,16 +94,23 @@ async fn daemon(config: Config, cgroup: PathBuf) -> anyhow::Result<ExitCode> {
     tracing::info!(cgroup = %cgroup.display(), "enforcing");
 
     let (updates, mut updated) = mpsc::channel(UPDATES);
-    let stop = async {
+    let reload = watch.reload_handle();
+    let follow = watch.run(|loaded| hand_over(&updates, loaded), std::future::pending());
+    let signals = async {
         loop {
             tokio::select! {
-                biased;
                 () = stop_signals.recv() => return,
                 _hup = reload_signal.recv() => {
                     log.reopen();
-                    reload(&source, &updates).await;
+                    reload.request();
                 }
             }
+        }
+    };
+    let stop = async {
+        tokio::select! {
+            () = signals => {}
+            () = follow => {}
         }
     };
     enforcer
@@ -117,13 +126,16 @@ async fn daemon(config: Config, cgroup: PathBuf) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn reload(source: &PolicySource, updates: &mpsc::Sender<Update>) {
-    let update = match source.load() {
+/// Gives what was read to the enforcer. A full queue means that newer states are waiting behind an enforcer that is
+/// stuck; it is told in the log and the next change tries again.
+fn hand_over(updates: &mpsc::Sender<Update>, loaded: Result<PolicySet, LoadErrors>) {
+    let update = match loaded {
         Ok(set) => Update::Policies(Box::new(set)),
         Err(errors) => Update::BrokenPolicies(errors.to_string()),
     };
-    // The receiver lives as long as the future that calls this.
-    drop(updates.send(update).await);
+    if let Err(error) = updates.try_send(update) {
+        tracing::error!(%error, "new policies wait for an enforcer that does not take them");
+    }
 }
 
 fn source(config: &Config) -> PolicySource {

@@ -119,7 +119,9 @@ impl Identities {
     }
 
     fn workload_at(&self, directory: &Path) -> Workload {
-        let below_root = directory.strip_prefix(&self.root).unwrap_or_else(|_outside| Path::new(""));
+        let below_root = directory
+            .strip_prefix(&self.root)
+            .unwrap_or_else(|_outside| Path::new(""));
         let below_mount = directory.strip_prefix(&self.mount).unwrap_or(directory);
         let cgroup = format!("/{}", below_mount.display());
         match self

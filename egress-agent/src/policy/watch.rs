@@ -83,9 +83,13 @@ impl PolicyWatch {
         }
     }
 
-    /// Reads the files after each change or request until `shutdown`, and hands every good set to `apply`. A broken state
-    /// is logged once, and what was in force stays so.
-    pub async fn run(mut self, mut apply: impl FnMut(PolicySet), shutdown: impl Future<Output = ()>) {
+    /// Reads the files after each change or request until `shutdown`, and hands what came of it to `apply`. A broken
+    /// state is logged and handed over once; what was in force is to stay so.
+    pub async fn run(
+        mut self,
+        mut apply: impl FnMut(Result<PolicySet, LoadErrors>),
+        shutdown: impl Future<Output = ()>,
+    ) {
         let mut shutdown = pin!(shutdown);
         loop {
             let signals = Arc::clone(&self.signals);
@@ -94,14 +98,15 @@ impl PolicyWatch {
                 () = signals.requested.notified() => {}
                 () = settled(&signals.changed) => {}
             }
-            if let Some(set) = self.reload().await {
-                apply(set);
+            if let Some(loaded) = self.reload().await {
+                apply(loaded);
             }
         }
     }
 
-    /// Reads the files, beside the runtime because that blocks, and logs what came of it.
-    async fn reload(&mut self) -> Option<PolicySet> {
+    /// Reads the files, beside the runtime because that blocks, and logs what came of it; `None` if it is as broken as
+    /// before.
+    async fn reload(&mut self) -> Option<Result<PolicySet, LoadErrors>> {
         let source = self.source.clone();
         let signals = Arc::clone(&self.signals);
         // Followed anew each time, before they are read: a directory may have been replaced by another one.
@@ -126,20 +131,21 @@ impl PolicyWatch {
                     "policies loaded"
                 );
                 self.known_errors = None;
-                Some(set)
+                Some(Ok(set))
             }
             Err(errors) => {
-                if self.known_errors.as_ref() != Some(&errors) {
-                    for error in &errors.0 {
-                        tracing::error!("{error}");
-                    }
-                    tracing::error!(
-                        errors = errors.0.len(),
-                        "the policies are broken; the last good ones stay in force"
-                    );
-                    self.known_errors = Some(errors);
+                if self.known_errors.as_ref() == Some(&errors) {
+                    return None;
                 }
-                None
+                for error in &errors.0 {
+                    tracing::error!("{error}");
+                }
+                tracing::error!(
+                    errors = errors.0.len(),
+                    "the policies are broken; the last good ones stay in force"
+                );
+                self.known_errors = Some(errors.clone());
+                Some(Err(errors))
             }
         }
     }

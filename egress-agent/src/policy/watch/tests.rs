@@ -25,9 +25,10 @@ impl Followed {
         let (stop, stopped) = oneshot::channel();
         Self {
             handle: watch.reload_handle(),
-            task: tokio::spawn(watch.run(move |set| sender.try_send(set).unwrap(), async move {
-                drop(stopped.await)
-            })),
+            task: tokio::spawn(watch.run(
+                move |loaded| drop(loaded.map(|set| sender.try_send(set).unwrap())),
+                async move { drop(stopped.await) },
+            )),
             applied,
             stop: Some(stop),
         }

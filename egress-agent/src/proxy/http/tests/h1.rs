@@ -28,7 +28,10 @@ fn heads_arrive_byte_for_byte() {
             panic!("{:?}", records[0].asked);
         };
         assert_eq!(method, "GET");
-        assert_eq!(url.to_string(), format!("http://good.test:{}/a%2Fb/../c?x=1&y=%zz", lab.port()));
+        assert_eq!(
+            url.to_string(),
+            format!("http://good.test:{}/a%2Fb/../c?x=1&y=%zz", lab.port())
+        );
         assert_eq!(*version, http::Version::HTTP_11);
         assert_eq!(records[0].user_agent.as_ref().unwrap(), "t");
         assert_eq!(records[0].bytes_to_client, answer.len() as u64);
@@ -40,7 +43,9 @@ fn heads_arrive_byte_for_byte() {
 fn absolute_form_stays_absolute() {
     run(async |lab: &mut Lab| {
         let mut client = lab.client().await;
-        client.send("GET http://good.test/x HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
+        client
+            .send("GET http://good.test/x HTTP/1.1\r\nHost: good.test\r\n\r\n")
+            .await;
         let head = lab.accept("good.test").await.head().await;
         assert_eq!(head, "GET http://good.test/x HTTP/1.1\r\nHost: good.test\r\n\r\n");
     });
@@ -59,23 +64,40 @@ fn chunks_and_declared_trailers_pass_both_ways() {
         let mut origin = lab.accept("good.test").await;
         let head = origin.head().await;
         assert!(head.contains("Transfer-Encoding: chunked\r\n"), "{head}");
-        assert_eq!(origin.exactly(10).await, b"5\r\nhello\r\n", "before the end is there");
+        assert_eq!(
+            origin.exactly(10).await,
+            b"5\r\nhello\r\n",
+            "before the end is there"
+        );
         client.send("6;ext=1\r\n world\r\n0\r\nX-Sum: 11\r\n\r\n").await;
         let (body, trailers) = origin.chunks().await;
-        assert_eq!((&*body, &*trailers.to_lowercase()), (&b" world"[..], "x-sum: 11\r\n"));
+        assert_eq!(
+            (&*body, &*trailers.to_lowercase()),
+            (&b" world"[..], "x-sum: 11\r\n")
+        );
 
         origin
             .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-End\r\n\r\n3\r\nabc\r\n")
             .await;
         let head = client.head().await;
         assert!(head.contains("Transfer-Encoding: chunked\r\n"), "{head}");
-        assert_eq!(client.exactly(8).await, b"3\r\nabc\r\n", "before the end is there");
+        assert_eq!(
+            client.exactly(8).await,
+            b"3\r\nabc\r\n",
+            "before the end is there"
+        );
         origin.send("2\r\nde\r\n0\r\nX-End: yes\r\n\r\n").await;
         let (body, trailers) = client.chunks().await;
-        assert_eq!((&*body, &*trailers.to_lowercase()), (&b"de"[..], "x-end: yes\r\n"));
+        assert_eq!(
+            (&*body, &*trailers.to_lowercase()),
+            (&b"de"[..], "x-end: yes\r\n")
+        );
 
         client.send("GET /next HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
-        assert!(origin.head().await.starts_with("GET /next "), "the connection is kept");
+        assert!(
+            origin.head().await.starts_with("GET /next "),
+            "the connection is kept"
+        );
     });
 }
 
@@ -89,12 +111,17 @@ fn a_body_is_held_back_until_the_origin_says_100() {
         let mut origin = lab.accept("good.test").await;
         let head = origin.head().await;
         assert!(head.contains("Expect: 100-continue\r\n"), "{head}");
-        assert!(client.is_silent(PAUSE).await, "nobody but the origin asks for the body");
+        assert!(
+            client.is_silent(PAUSE).await,
+            "nobody but the origin asks for the body"
+        );
         origin.send("HTTP/1.1 100 Continue\r\n\r\n").await;
         assert_eq!(client.head().await, "HTTP/1.1 100 Continue\r\n\r\n");
         client.send("body").await;
         assert_eq!(origin.exactly(4).await, b"body");
-        origin.send("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n").await;
+        origin
+            .send("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+            .await;
         assert_eq!(client.message().await.status(), Some(201));
     });
 }
@@ -113,7 +140,9 @@ fn a_final_answer_instead_of_100_ends_the_connection() {
         assert_eq!(answer.status(), Some(417));
         assert_eq!(answer.field("connection"), Some("close"));
         // What would be the body is never taken for one by us and for a request by the origin.
-        client.send("GET /smuggled HTTP/1.1\r\nHost: good.test\r\nX: 123456\r\n\r\n").await;
+        client
+            .send("GET /smuggled HTTP/1.1\r\nHost: good.test\r\nX: 123456\r\n\r\n")
+            .await;
         assert_eq!(origin.rest().await, b"");
         assert_eq!(client.rest().await, b"");
         drop(client);
@@ -126,7 +155,9 @@ fn a_body_that_nobody_asked_for_is_passed_on_after_a_second() {
     run(async |lab: &mut Lab| {
         let mut client = lab.client().await;
         client
-            .send("PUT /u HTTP/1.1\r\nHost: good.test\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\nbody")
+            .send(
+                "PUT /u HTTP/1.1\r\nHost: good.test\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\nbody",
+            )
             .await;
         let mut origin = lab.accept("good.test").await;
         origin.head().await;
@@ -147,8 +178,13 @@ fn early_hints_go_ahead_of_the_answer() {
         client.send("GET / HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
         let mut origin = lab.accept("good.test").await;
         origin.head().await;
-        origin.send("HTTP/1.1 103 Early Hints\r\nLink: </s.css>\r\n\r\n").await;
-        assert_eq!(client.head().await, "HTTP/1.1 103 Early Hints\r\nlink: </s.css>\r\n\r\n");
+        origin
+            .send("HTTP/1.1 103 Early Hints\r\nLink: </s.css>\r\n\r\n")
+            .await;
+        assert_eq!(
+            client.head().await,
+            "HTTP/1.1 103 Early Hints\r\nlink: </s.css>\r\n\r\n"
+        );
         origin
             .send("HTTP/1.1 103 Early Hints\r\nA: 1\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
             .await;
@@ -184,7 +220,9 @@ fn answers_without_a_body_do_not_hold_up_the_next_request() {
             ("GET", "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n\r\n"),
             ("DELETE", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
         ] {
-            client.send(format!("{method} / HTTP/1.1\r\nHost: good.test\r\n\r\n")).await;
+            client
+                .send(format!("{method} / HTTP/1.1\r\nHost: good.test\r\n\r\n"))
+                .await;
             let origin = match &mut origin {
                 Some(origin) => origin,
                 none => none.insert(lab.accept("good.test").await),
@@ -201,7 +239,9 @@ fn a_body_that_the_connections_end_delimits_keeps_its_end() {
     for (version, keep) in [("1.0", ""), ("1.1", "Connection: close\r\n")] {
         run(async |lab: &mut Lab| {
             let mut client = lab.client().await;
-            client.send(format!("GET / HTTP/{version}\r\nHost: good.test\r\n{keep}\r\n")).await;
+            client
+                .send(format!("GET / HTTP/{version}\r\nHost: good.test\r\n{keep}\r\n"))
+                .await;
             let mut origin = lab.accept("good.test").await;
             origin.head().await;
             origin.send("HTTP/1.0 200 OK\r\nX: y\r\n\r\nfirst,").await;
@@ -221,7 +261,9 @@ fn a_body_that_the_connections_end_delimits_keeps_its_end() {
 fn http_1_0_is_kept_alive_only_where_both_want_it() {
     run(async |lab: &mut Lab| {
         let mut client = lab.client().await;
-        client.send("GET /1 HTTP/1.0\r\nHost: good.test\r\nConnection: keep-alive\r\n\r\n").await;
+        client
+            .send("GET /1 HTTP/1.0\r\nHost: good.test\r\nConnection: keep-alive\r\n\r\n")
+            .await;
         let mut origin = lab.accept("good.test").await;
         origin.head().await;
         origin
@@ -240,10 +282,14 @@ fn http_1_0_is_kept_alive_only_where_both_want_it() {
 fn a_request_that_asks_to_close_is_the_last() {
     run(async |lab: &mut Lab| {
         let mut client = lab.client().await;
-        client.send("GET /1 HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\n\r\n").await;
+        client
+            .send("GET /1 HTTP/1.1\r\nHost: good.test\r\nConnection: close\r\n\r\n")
+            .await;
         let mut origin = lab.accept("good.test").await;
         assert!(origin.head().await.contains("Connection: close\r\n"));
-        origin.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\n1").await;
+        origin
+            .send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\n1")
+            .await;
         let answer = client.message().await;
         assert_eq!(answer.head.matches("lose\r\n").count(), 1, "{}", answer.head);
         assert_eq!(client.rest().await, b"");
@@ -269,7 +315,9 @@ fn a_reader_that_does_not_read_stops_the_writer() {
         let mut origin = lab.accept("good.test").await;
         origin.head().await;
         let total = 256 * 1024 * 1024;
-        origin.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {total}\r\n\r\n")).await;
+        origin
+            .send(format!("HTTP/1.1 200 OK\r\nContent-Length: {total}\r\n\r\n"))
+            .await;
         client.head().await;
         let chunk = vec![b'x'; CHUNK];
         let mut sent = 0;
@@ -283,6 +331,10 @@ fn a_reader_that_does_not_read_stops_the_writer() {
         }
         // Four socket buffers of the loopback and two of ours.
         assert!(sent < 32 * 1024 * 1024, "{sent} bytes were taken");
-        assert_eq!(client.exactly(sent).await.len(), sent, "it goes on when it is read");
+        assert_eq!(
+            client.exactly(sent).await.len(),
+            sent,
+            "it goes on when it is read"
+        );
     });
 }

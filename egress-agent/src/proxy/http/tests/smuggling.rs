@@ -49,16 +49,22 @@ fn doubtful_framing_is_refused() {
         "Transfer-Encoding:\rchunked",
     ] {
         run(async |lab: &mut Lab| {
-            let bytes = format!("POST / HTTP/1.1\r\nHost: good.test\r\n{framing}\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+            let bytes =
+                format!("POST / HTTP/1.1\r\nHost: good.test\r\n{framing}\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
             let (request, answer) = heard(lab, &bytes).await;
             assert_eq!(request, None, "{framing:?}");
             assert_eq!(answer.status(), Some(400), "{framing:?}");
         });
     }
     run(async |lab: &mut Lab| {
-        let bytes = "POST / HTTP/1.0\r\nHost: good.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        let bytes =
+            "POST / HTTP/1.0\r\nHost: good.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
         let (request, answer) = heard(lab, bytes).await;
-        assert_eq!((request, answer.status()), (None, Some(400)), "chunks in HTTP/1.0");
+        assert_eq!(
+            (request, answer.status()),
+            (None, Some(400)),
+            "chunks in HTTP/1.0"
+        );
     });
 }
 
@@ -66,12 +72,36 @@ fn doubtful_framing_is_refused() {
 fn what_is_passed_on_has_one_framing_and_one_meaning() {
     // RFC 9112 section 6.3: the coding wins over the length, and a length said twice the same way is one.
     for (framing, body, expected) in [
-        ("Content-Length: 5\r\nContent-Length: 5", "hello", "Content-Length: 5"),
-        ("Content-Length: 3\r\nTransfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n", "Transfer-Encoding: chunked"),
-        ("Transfer-Encoding: chunked\r\nContent-Length: 3", "5\r\nhello\r\n0\r\n\r\n", "Transfer-Encoding: chunked"),
-        ("Transfer-Encoding: Chunked", "5\r\nhello\r\n0\r\n\r\n", "Transfer-Encoding: Chunked"),
-        ("Transfer-Encoding: chunked", "05\r\nhello\r\n000\r\n\r\n", "Transfer-Encoding: chunked"),
-        ("Transfer-Encoding: chunked", "5;a=b;c=\"d\"\r\nhello\r\n0\r\n\r\n", "Transfer-Encoding: chunked"),
+        (
+            "Content-Length: 5\r\nContent-Length: 5",
+            "hello",
+            "Content-Length: 5",
+        ),
+        (
+            "Content-Length: 3\r\nTransfer-Encoding: chunked",
+            "5\r\nhello\r\n0\r\n\r\n",
+            "Transfer-Encoding: chunked",
+        ),
+        (
+            "Transfer-Encoding: chunked\r\nContent-Length: 3",
+            "5\r\nhello\r\n0\r\n\r\n",
+            "Transfer-Encoding: chunked",
+        ),
+        (
+            "Transfer-Encoding: Chunked",
+            "5\r\nhello\r\n0\r\n\r\n",
+            "Transfer-Encoding: Chunked",
+        ),
+        (
+            "Transfer-Encoding: chunked",
+            "05\r\nhello\r\n000\r\n\r\n",
+            "Transfer-Encoding: chunked",
+        ),
+        (
+            "Transfer-Encoding: chunked",
+            "5;a=b;c=\"d\"\r\nhello\r\n0\r\n\r\n",
+            "Transfer-Encoding: chunked",
+        ),
     ] {
         run(async |lab: &mut Lab| {
             let bytes = format!("POST / HTTP/1.1\r\nHost: good.test\r\n{framing}\r\n\r\n{body}");
@@ -109,7 +139,11 @@ fn broken_chunks_end_the_request_and_the_connection() {
                 .await;
             let mut origin = lab.accept("good.test").await;
             let rest = origin.rest().await;
-            assert!(!rest.ends_with(b"0\r\n\r\n"), "{chunks:?} was taken for a whole body: {}", rest.escape_ascii());
+            assert!(
+                !rest.ends_with(b"0\r\n\r\n"),
+                "{chunks:?} was taken for a whole body: {}",
+                rest.escape_ascii()
+            );
             let text = String::from_utf8_lossy(&rest);
             assert!(!text.contains("GET /smuggled HTTP"), "{text}");
             let answer = client.message().await;
@@ -129,7 +163,10 @@ fn broken_chunks_end_the_request_and_the_connection() {
 fn bare_line_feeds_are_mended_before_they_are_passed_on() {
     run(async |lab: &mut Lab| {
         let (request, _) = heard(lab, "GET / HTTP/1.1\nHost: good.test\nX: y\n\n").await;
-        assert_eq!(request.unwrap().head, "GET / HTTP/1.1\r\nHost: good.test\r\nX: y\r\n\r\n");
+        assert_eq!(
+            request.unwrap().head,
+            "GET / HTTP/1.1\r\nHost: good.test\r\nX: y\r\n\r\n"
+        );
     });
 }
 
@@ -166,7 +203,9 @@ fn an_answer_with_two_meanings_is_not_passed_on() {
             client.send("GET / HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
             let mut origin = lab.accept("good.test").await;
             origin.head().await;
-            origin.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\nhello")).await;
+            origin
+                .send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\nhello"))
+                .await;
             assert_eq!(client.message().await.status(), Some(502), "{framing:?}");
         });
     }
