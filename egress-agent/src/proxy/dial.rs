@@ -248,28 +248,32 @@ impl Dialer {
         for address in &mut addresses {
             *address = address.to_canonical();
         }
-        let relation = if addresses.contains(&original) {
-            AddressRelation::Match
-        } else {
-            AddressRelation::Mismatch
+        let relation_of = |addresses: &[IpAddr]| {
+            let known = addresses.contains(&original);
+            if known {
+                AddressRelation::Match
+            } else {
+                AddressRelation::Mismatch
+            }
         };
-        let refuse = |outcome| DialError {
+        let refuse = |outcome, relation| DialError {
             relation: Some(relation),
             ..DialError::new(outcome)
         };
+        let relation = relation_of(&addresses);
         if private == PrivateAnswers::Refused {
             addresses.retain(|address| !private::is_private(*address) || self.is_internal(*address));
         }
         if addresses.is_empty() {
-            return Err(refuse(Outcome::PrivateAnswer));
+            return Err(refuse(Outcome::PrivateAnswer, relation));
         }
-        if addresses.contains(&original) {
-            addresses = vec![original];
-        } else if self.settings.mode == DialMode::Strict {
-            return Err(refuse(Outcome::AddressMismatch));
-        } else {
-            addresses = interleave(addresses, original);
-        }
+        // A dialled address that was dropped is not the one that will be reached.
+        let relation = relation_of(&addresses);
+        addresses = match (relation, self.settings.mode) {
+            (AddressRelation::Match, _) => vec![original],
+            (_, DialMode::Strict) => return Err(refuse(Outcome::AddressMismatch, relation)),
+            (_, DialMode::Pinned | DialMode::Original) => interleave(addresses, original),
+        };
         Ok(Candidates { addresses, relation })
     }
 
