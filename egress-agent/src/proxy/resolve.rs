@@ -38,7 +38,7 @@ pub struct ResolveSettings {
     /// The hosts file that comes before any server, also before explicitly given ones: hosts(5) format, read again when
     /// it changes. `None` switches it off.
     pub hosts: Option<PathBuf>,
-    /// How long one lookup may take, over all servers and CNAMEs.
+    /// How long one lookup may take, over all servers and aliases.
     pub timeout: Duration,
     /// A server that has not answered for so long is overtaken by the next one in the list.
     pub patience: Duration,
@@ -173,12 +173,7 @@ impl Resolver {
             Servers::File(file) => file.get(),
             Servers::List(list) => Arc::clone(list),
         };
-        time::timeout(
-            self.settings.timeout,
-            self.both_families(&servers, &query, dialled),
-        )
-        .await
-        .unwrap_or(Err(ResolveError::Timeout))
+        self.both_families(&servers, &query, dialled).await
     }
 
     /// As with nsswitch's `files dns`, a name that stands in the hosts file with one family is not looked up for the
@@ -244,38 +239,43 @@ impl Resolver {
         Ok(Answer { addresses })
     }
 
-    /// Asks the servers in their order; one that fails or is slow is overtaken by the next.
+    /// Asks the servers in their order; one that fails or is slow is overtaken by the next. The time limit is each
+    /// family's own, so that silence about one does not spoil the answer about the other.
     async fn one_family(
         &self,
         servers: &[Server],
         name: &Name,
         kind: RecordType,
     ) -> Result<Found, ResolveError> {
-        staggered(
-            servers,
-            self.settings.patience,
-            async |server: &Server| match server.lookup(name.clone(), kind).await {
-                Ok(lookup) => {
-                    let addresses: Vec<IpAddr> = addresses_of(&lookup).collect();
-                    Ok(if addresses.is_empty() {
-                        Found::NoData
-                    } else {
-                        Found::Addresses(addresses)
-                    })
-                }
-                Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-                    let no_name = none.response_code == ResponseCode::NXDomain;
-                    Ok(if no_name { Found::NoName } else { Found::NoData })
-                }
-                Err(error) => Err(error),
-            },
-        )
-        .await
-        .map_err(|errors| match errors.into_iter().next_back() {
+        let asking = staggered(servers, self.settings.patience, |server| {
+            ask(server, name.clone(), kind)
+        });
+        let Ok(found) = time::timeout(self.settings.timeout, asking).await else {
+            return Err(ResolveError::Timeout);
+        };
+        found.map_err(|errors| match errors.into_iter().next_back() {
             Some(NetError::Timeout) => ResolveError::Timeout,
             Some(error) => ResolveError::LookupFailed(error.to_string()),
             None => ResolveError::LookupFailed("no name server is configured".to_owned()),
         })
+    }
+}
+
+async fn ask(server: &Server, name: Name, kind: RecordType) -> Result<Found, NetError> {
+    match server.lookup(name, kind).await {
+        Ok(lookup) => {
+            let addresses: Vec<IpAddr> = addresses_of(&lookup).collect();
+            Ok(if addresses.is_empty() {
+                Found::NoData
+            } else {
+                Found::Addresses(addresses)
+            })
+        }
+        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+            let no_name = none.response_code == ResponseCode::NXDomain;
+            Ok(if no_name { Found::NoName } else { Found::NoData })
+        }
+        Err(error) => Err(error),
     }
 }
 

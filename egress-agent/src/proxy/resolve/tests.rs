@@ -75,6 +75,47 @@ async fn the_dialled_address_in_the_answer_ends_the_wait_for_the_other_family() 
 }
 
 #[tokio::test]
+async fn silence_about_the_dialled_family_does_not_spoil_the_answer_about_the_other() {
+    let dns = FakeDns::start(|(_, kind, _)| {
+        if kind == RecordType::A {
+            Reply::Addresses(&["192.0.2.1"])
+        } else {
+            Reply::Silence
+        }
+    })
+    .await;
+    let mut settings = asking(&[&dns]);
+    settings.timeout = Duration::from_millis(300);
+    let resolver = Resolver::new(settings);
+    assert_eq!(
+        lookup(&resolver, "good.test", "2001:db8::9").await,
+        Ok(list(&["192.0.2.1"]))
+    );
+}
+
+#[tokio::test]
+async fn names_that_are_only_just_host_names_are_looked_up_as_they_are() {
+    let dns = FakeDns::start(|_| Reply::Addresses(&["192.0.2.1"])).await;
+    let resolver = Resolver::new(asking(&[&dns]));
+    let long = format!("{}.test", "a".repeat(63));
+    let names = [
+        "3com.test",
+        "_under_score.test",
+        "a--b.test",
+        "xn--bcher-kva.test",
+        &long,
+    ];
+    for name in names {
+        assert_eq!(
+            lookup(&resolver, name, "192.0.2.1").await,
+            Ok(list(&["192.0.2.1"])),
+            "{name}"
+        );
+        assert_eq!(dns.count_of(name, RecordType::A), 1, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_family_alone_is_enough_whichever_was_dialled() {
     let dns = FakeDns::start(|(name, ..)| match name {
         "four.test" => Reply::Addresses(&["192.0.2.1"]),
