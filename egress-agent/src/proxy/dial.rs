@@ -3,12 +3,12 @@
 //! The policy has been asked before: a denied name never gets here, so it causes no lookup. What is dialled is an address
 //! that we resolved for the name ourselves (name pinning), so a forged server name or `Host` gains nothing.
 
+mod candidates;
 mod error;
 pub mod private;
 mod socket;
 
 use std::{
-    collections::VecDeque,
     io,
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -18,6 +18,7 @@ use egress_common::outcome::Outcome;
 use ipnet::IpNet;
 use tokio::{net::TcpStream, time};
 
+use self::candidates::Candidates;
 pub use self::error::DialError;
 use super::{
     connection::Route,
@@ -44,8 +45,7 @@ pub enum DialMode {
     /// As `Pinned`, but if the workload's own address is not among them the connection is refused.
     Strict,
     /// The one that the workload dialled, whatever the name's addresses are. Weaker: a workload that sends an allowed name
-    /// to any address reaches that address. The name is still looked up, for the record, but nothing waits on the result's
-    /// being good.
+    /// to any address reaches that address. The name is still looked up, for the record alone.
     Original,
 }
 
@@ -89,31 +89,6 @@ pub struct Dialled {
     pub address: SocketAddr,
     /// Whether the address that the workload dialled belongs to the name.
     pub relation: AddressRelation,
-}
-
-/// The addresses to be dialled, and what they say of the one that the workload dialled. Never empty.
-struct Candidates {
-    addresses: Vec<IpAddr>,
-    relation: AddressRelation,
-}
-
-impl Candidates {
-    /// Those that are not refused by themselves.
-    fn without(mut self, refused: impl Fn(IpAddr) -> Option<Outcome>) -> Result<Self, DialError> {
-        let mut why = None;
-        self.addresses.retain(|address| {
-            let outcome = refused(*address);
-            why = why.or(outcome);
-            outcome.is_none()
-        });
-        match why {
-            Some(outcome) if self.addresses.is_empty() => Err(DialError {
-                relation: Some(self.relation),
-                ..DialError::new(outcome)
-            }),
-            _ => Ok(self),
-        }
-    }
 }
 
 impl Default for DialSettings {
@@ -172,26 +147,20 @@ impl Dialer {
         private: PrivateAnswers,
         refused: impl Fn(IpAddr) -> Option<Outcome>,
     ) -> Result<Dialled, DialError> {
-        let mut last = DialError::new(Outcome::LookupFailed);
+        let mut timed_out = DialError::new(Outcome::LookupFailed);
         let work = async {
             let candidates = match host {
-                Host::Address(address) => literal(*address, original),
-                Host::Name(name) => self.candidates(name, original.ip().to_canonical(), private).await,
-            }?
-            .without(refused)?;
-            last = DialError {
-                outcome: Outcome::OriginTimeout,
-                address: candidates
-                    .addresses
-                    .first()
-                    .map(|address| SocketAddr::new(*address, port)),
-                relation: Some(candidates.relation),
-                source: None,
+                Host::Address(address) => Candidates::literal(*address, original)?.without(refused)?,
+                Host::Name(name) => {
+                    let original = original.ip().to_canonical();
+                    self.candidates(name, original, private, refused).await?
+                }
             };
+            timed_out = silence(&candidates, port);
             self.race(candidates, port, route).await
         };
         let result = time::timeout(self.settings.timeout, work).await;
-        result.unwrap_or(Err(last))
+        result.unwrap_or(Err(timed_out))
     }
 
     /// Dials the very address that the workload dialled, without any lookup: for workloads whose verdicts are only
@@ -200,21 +169,10 @@ impl Dialer {
     /// # Errors
     /// See [`DialError`].
     pub async fn dial_original(&self, original: SocketAddr, route: &Route) -> Result<Dialled, DialError> {
-        let candidates = Candidates {
-            addresses: vec![original.ip().to_canonical()],
-            relation: AddressRelation::Literal,
-        };
-        let timed_out = DialError {
-            outcome: Outcome::OriginTimeout,
-            address: Some(original),
-            relation: Some(AddressRelation::Literal),
-            source: None,
-        };
-        let result = time::timeout(
-            self.settings.timeout,
-            self.race(candidates, original.port(), route),
-        )
-        .await;
+        let candidates = Candidates::one(original.ip().to_canonical(), AddressRelation::Literal);
+        let timed_out = silence(&candidates, original.port());
+        let work = self.race(candidates, original.port(), route);
+        let result = time::timeout(self.settings.timeout, work).await;
         result.unwrap_or(Err(timed_out))
     }
 
@@ -231,50 +189,22 @@ impl Dialer {
         name: &DomainName,
         original: IpAddr,
         private: PrivateAnswers,
+        refused: impl Fn(IpAddr) -> Option<Outcome>,
     ) -> Result<Candidates, DialError> {
         let answer = self.resolver.lookup(name, original).await;
         if self.settings.mode == DialMode::Original {
-            let known = answer.is_ok_and(|answer| answer.addresses.contains(&original));
-            return Ok(Candidates {
-                addresses: vec![original],
-                relation: if known {
-                    AddressRelation::Match
-                } else {
-                    AddressRelation::Mismatch
-                },
-            });
+            let known = answer.map(|answer| answer.addresses).unwrap_or_default();
+            let relation = Candidates::of_name(known, original).relation;
+            return Candidates::one(original, relation).without(refused);
         }
-        let mut addresses = answer.map_err(unresolved)?.addresses;
-        for address in &mut addresses {
-            *address = address.to_canonical();
-        }
-        let relation_of = |addresses: &[IpAddr]| {
-            let known = addresses.contains(&original);
-            if known {
-                AddressRelation::Match
-            } else {
-                AddressRelation::Mismatch
-            }
+        let private_answer = |address| {
+            let is_private = private::is_private(address) && !self.is_internal(address);
+            (is_private && private == PrivateAnswers::Refused).then_some(Outcome::PrivateAnswer)
         };
-        let refuse = |outcome, relation| DialError {
-            relation: Some(relation),
-            ..DialError::new(outcome)
-        };
-        let relation = relation_of(&addresses);
-        if private == PrivateAnswers::Refused {
-            addresses.retain(|address| !private::is_private(*address) || self.is_internal(*address));
-        }
-        if addresses.is_empty() {
-            return Err(refuse(Outcome::PrivateAnswer, relation));
-        }
-        // A dialled address that was dropped is not the one that will be reached.
-        let relation = relation_of(&addresses);
-        addresses = match (relation, self.settings.mode) {
-            (AddressRelation::Match, _) => vec![original],
-            (_, DialMode::Strict) => return Err(refuse(Outcome::AddressMismatch, relation)),
-            (_, DialMode::Pinned | DialMode::Original) => interleave(addresses, original),
-        };
-        Ok(Candidates { addresses, relation })
+        Candidates::of_name(answer.map_err(unresolved)?.addresses, original)
+            .without(private_answer)?
+            .without(refused)?
+            .pinned(original, self.settings.mode == DialMode::Strict)
     }
 
     fn is_internal(&self, address: IpAddr) -> bool {
@@ -302,39 +232,17 @@ impl Dialer {
     }
 }
 
-/// A literal address is dialled only if it is the one that the workload dialled anyway: the policy judged that one.
-fn literal(address: IpAddr, original: SocketAddr) -> Result<Candidates, DialError> {
-    let address = address.to_canonical();
-    if address == original.ip().to_canonical() {
-        return Ok(Candidates {
-            addresses: vec![address],
-            relation: AddressRelation::Literal,
-        });
+/// What is said if the time limit ends now.
+fn silence(candidates: &Candidates, port: u16) -> DialError {
+    DialError {
+        outcome: Outcome::OriginTimeout,
+        address: candidates
+            .addresses
+            .first()
+            .map(|address| SocketAddr::new(*address, port)),
+        relation: Some(candidates.relation),
+        source: None,
     }
-    Err(DialError {
-        relation: Some(AddressRelation::Mismatch),
-        ..DialError::new(Outcome::AddressMismatch)
-    })
-}
-
-/// The families in turn, as RFC 8305 section 4 has it. It begins with the family that the workload dialled rather than
-/// with IPv6: the workload has made that choice with its own knowledge of the network (its own race, an IPv4-only
-/// runtime), and a black hole of the other family would cost each connection the head start.
-fn interleave(addresses: Vec<IpAddr>, original: IpAddr) -> Vec<IpAddr> {
-    let (mut first, mut second): (VecDeque<_>, VecDeque<_>) = addresses
-        .into_iter()
-        .partition(|address| address.is_ipv4() == original.is_ipv4());
-    if first.is_empty() {
-        std::mem::swap(&mut first, &mut second);
-    }
-    let mut order = Vec::with_capacity(first.len() + second.len());
-    while let Some(address) = first.pop_front() {
-        order.push(address);
-        if !second.is_empty() {
-            std::mem::swap(&mut first, &mut second);
-        }
-    }
-    order
 }
 
 /// Of several failed attempts the one that says most: an answer before silence, silence before no way to ask.

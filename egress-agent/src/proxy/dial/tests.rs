@@ -122,29 +122,6 @@ fn reached(address: &str, relation: AddressRelation) -> (IpAddr, AddressRelation
     (address.parse().unwrap(), relation)
 }
 
-#[test]
-fn families_take_turns_beginning_with_the_one_the_workload_dialled() {
-    let list = |text: &[&str]| {
-        text.iter()
-            .map(|address| address.parse().unwrap())
-            .collect::<Vec<IpAddr>>()
-    };
-    let answers = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"];
-    assert_eq!(
-        interleave(list(&answers), "2001:db8::9".parse().unwrap()),
-        list(&["2001:db8::1", "192.0.2.1", "192.0.2.2", "192.0.2.3"]),
-    );
-    assert_eq!(
-        interleave(list(&answers), "192.0.2.9".parse().unwrap()),
-        list(&["192.0.2.1", "2001:db8::1", "192.0.2.2", "192.0.2.3"]),
-    );
-    assert_eq!(
-        interleave(list(&["192.0.2.1", "192.0.2.2"]), "2001:db8::9".parse().unwrap()),
-        list(&["192.0.2.1", "192.0.2.2"]),
-        "no address of the dialled family",
-    );
-}
-
 #[tokio::test]
 async fn the_workloads_own_address_is_dialled_if_it_is_the_names() {
     let (dns, origins) = (dns().await, Origins::start(3).await);
@@ -370,10 +347,20 @@ async fn an_address_that_is_denied_by_itself_is_not_dialled_for_any_name() {
     let denied: IpAddr = "127.0.0.3".parse().unwrap();
     let refused = |address| (address == denied).then_some(Outcome::ClusterDeny);
     let dial = async |mode, host: &Host| {
-        let dialler = Dialer::new(DialSettings { mode, ..settings(&dns) });
+        let dialler = Dialer::new(DialSettings {
+            mode,
+            ..settings(&dns)
+        });
         let (original, route) = (origins.at("127.0.0.3"), here());
         dialler
-            .dial_unless(host, original.port(), original, &route, PrivateAnswers::Refused, refused)
+            .dial_unless(
+                host,
+                original.port(),
+                original,
+                &route,
+                PrivateAnswers::Refused,
+                refused,
+            )
             .await
             .map(|dialled| dialled.address.ip())
             .map_err(|error| error.outcome)
@@ -389,7 +376,11 @@ async fn an_address_that_is_denied_by_itself_is_not_dialled_for_any_name() {
         (DialMode::Original, name("good.test")),
         (DialMode::Pinned, Host::Address(denied)),
     ] {
-        assert_eq!(dial(mode, &host).await, Err(Outcome::ClusterDeny), "{mode:?} {host}");
+        assert_eq!(
+            dial(mode, &host).await,
+            Err(Outcome::ClusterDeny),
+            "{mode:?} {host}"
+        );
     }
     assert_eq!(origins.visits().await, [1, 0]);
 }

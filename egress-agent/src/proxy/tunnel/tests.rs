@@ -415,12 +415,12 @@ fn a_bulk_tunnel_leaves_the_others_of_its_worker_their_turns() {
             scope.spawn(move || io::copy(&mut &bulk_client, &mut io::sink()).unwrap_or_default());
             let counters = &bulk;
             let overtaken = scope.spawn(move || {
-                let mut overtaken = [0; 501];
-                for bulk_moved in &mut overtaken {
+                let mut overtaken = Vec::new();
+                while counters.to_client() < 64 * MIB || overtaken.len() < 500 {
                     let before = counters.to_client();
                     client.write_all(&[0]).unwrap();
                     origin.read_exact(&mut [0]).unwrap();
-                    *bulk_moved = counters.to_client() - before;
+                    overtaken.push(counters.to_client() - before);
                 }
                 overtaken.sort_unstable();
                 overtaken
@@ -433,17 +433,16 @@ fn a_bulk_tunnel_leaves_the_others_of_its_worker_their_turns() {
                 ending = tunnel(client_leg, origin_leg, Bytes::new(), &limits, &pings) => assert_eq!(ending, Ending::Complete),
             }
             let overtaken = overtaken.join().unwrap();
+            let median = overtaken[overtaken.len() / 2];
             println!(
-                "{} KiB of bulk pass within a single byte's way, {} at worst",
-                overtaken[250] / 1024,
-                overtaken[500] / 1024
+                "{} KiB of bulk pass within a single byte's way, {:?} at worst",
+                median / 1024,
+                overtaken.last()
             );
-            assert!(bulk.to_client() > 64 * MIB, "there was a bulk transfer");
             // One turn of the bulk and what it moves while the peers wake up; the worst case is the machine's.
             assert!(
-                overtaken[250] < 8 * MIB,
-                "{} bytes passed before a single byte had its turn",
-                overtaken[250]
+                median < 8 * MIB,
+                "{median} bytes passed before a single byte had its turn"
             );
         });
     });
