@@ -18,4 +18,5 @@ pub mod lab;
 pub mod origins;
 pub mod raw_client;
 pub mod require;
+pub mod squid;
 pub mod squid_log;

@@ -8,7 +8,9 @@
     reason = "a test that cannot go on fails by panic, for the place and the stack"
 )]
 
+mod full_disk;
 mod lab;
+mod squid_oracle;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -21,7 +23,13 @@ fn main() {
 }
 
 fn all() -> Vec<Promise> {
-    [promises(), lab::promises()].concat()
+    [
+        promises(),
+        full_disk::promises(),
+        lab::promises(),
+        squid_oracle::promises(),
+    ]
+    .concat()
 }
 
 /// CI fails if a test that `required.txt` names did not run; so every test must be named there.

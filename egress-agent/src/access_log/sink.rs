@@ -80,6 +80,8 @@ pub(super) struct Sink {
     buffer: Vec<u8>,
     sent: usize,
     backlog: usize,
+    /// The last write did not take everything: the next try is the writer's to time.
+    is_stuck: bool,
     /// Lines lost since the log last said so.
     untold: u64,
     complaint: Complaint,
@@ -122,6 +124,7 @@ impl Sink {
             buffer: Vec::new(),
             sent: 0,
             backlog: options.backlog_bytes,
+            is_stuck: false,
             untold: 0,
             complaint: Complaint::default(),
             counters,
@@ -139,12 +142,15 @@ impl Sink {
 
     /// Renders a line, unless too much waits already: then it is lost, and counted.
     pub(super) fn append(&mut self, facts: &Facts<'_>) {
+        if self.pending() > self.backlog && !self.is_stuck {
+            self.write();
+        }
         // As long as a gap has not been marked nothing may be written behind it.
-        if self.untold > 0 || self.buffer.len() - self.sent > self.backlog {
+        if self.untold > 0 || self.pending() > self.backlog {
             return self.lose(1);
         }
         self.renderer.render(facts, &mut self.buffer);
-        if self.buffer.len() - self.sent >= file::CHUNK {
+        if self.pending() >= file::CHUNK && !self.is_stuck {
             self.write();
         }
     }
@@ -162,7 +168,12 @@ impl Sink {
 
     /// Writes as much as the output takes now.
     pub(super) fn write(&mut self) {
-        while self.write_buffer() && self.untold > 0 {
+        loop {
+            self.is_stuck = !self.write_buffer();
+            self.forget_sent();
+            if self.is_stuck || self.untold == 0 {
+                return;
+            }
             let lost = mem::take(&mut self.untold);
             self.renderer
                 .render(&Facts::lost(lost, Timestamp::now()), &mut self.buffer);
@@ -195,6 +206,20 @@ impl Sink {
         self.buffer.clear();
         self.sent = 0;
         lines + mem::take(&mut self.untold)
+    }
+
+    /// Bytes that are rendered and not written.
+    const fn pending(&self) -> usize {
+        self.buffer.len() - self.sent
+    }
+
+    /// Gives back the memory of what was written, also to an output that is never quite idle. The last byte stays: it
+    /// tells whether a line is half written.
+    fn forget_sent(&mut self) {
+        if self.sent > file::CHUNK {
+            self.buffer.drain(..self.sent - 1);
+            self.sent = 1;
+        }
     }
 
     /// True once nothing is left.
