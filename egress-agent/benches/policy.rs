@@ -45,14 +45,9 @@ fn policies(selector: impl Fn(usize) -> String) -> String {
 /// One policy with all the rules being address blocks of many lengths.
 fn blocks() -> String {
     let mut text = head(0, "{}");
-    for index in 0..RULES {
-        let (high, low) = (index / 256, index % 256);
-        let length = 24 + index % 8;
-        let net = ipnet::Ipv4Net::new(
-            [10, u8::try_from(high).unwrap(), u8::try_from(low).unwrap(), 0].into(),
-            length as u8,
-        );
-        writeln!(text, "  - to: [{{cidr: {}}}]", net.unwrap().trunc()).unwrap();
+    for (index, length) in (0..10_000_u32).zip((24..32).cycle()) {
+        let net = ipnet::Ipv4Net::new((0x0a00_0000 + index * 256).into(), length).unwrap();
+        writeln!(text, "  - to: [{{cidr: {net}}}]").unwrap();
     }
     text
 }
@@ -102,9 +97,12 @@ fn judge(view: &PolicyView, host: &Host) -> bool {
     .is_allow()
 }
 
+/// Title, policies, and questions: what it is, host, whether it is allowed.
+type Case<'a> = (&'a str, String, &'a [(&'a str, &'a str, bool)]);
+
 fn verdicts(criterion: &mut Criterion) {
     let deep = format!("{}example.com", "a.".repeat(120));
-    let cases: [(&str, String, &[(&str, &str, bool)]); 4] = [
+    let cases: [Case<'_>; 4] = [
         (
             "one policy",
             one_policy(),

@@ -10,7 +10,7 @@ use crate::cli::{Cli, Command};
 const MANUAL: &str = include_str!("../../../docs/policy.md");
 
 /// The fenced blocks of one language.
-fn blocks<'a>(language: &'a str) -> impl Iterator<Item = &'a str> {
+fn blocks(language: &str) -> impl Iterator<Item = &str> {
     MANUAL
         .split("\n```")
         .skip(1)

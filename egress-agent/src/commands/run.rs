@@ -16,7 +16,7 @@ use crate::{
     enforcer::{Enforcer, EnforcerSettings, Update},
     instance::Instance,
     kernel,
-    policy::{self, LoadErrors, PolicySet, PolicySource, PolicyStore, PolicyWatch},
+    policy::{self, PolicySource, PolicyStore, PolicyWatch},
     proxy::{
         Services,
         dial::{DialSettings, Dialer},
@@ -78,7 +78,7 @@ async fn daemon(config: Config, cgroup: PathBuf) -> anyhow::Result<ExitCode> {
     let mut reload_signal = signal(SignalKind::hangup())?;
     let source = source(&config);
     // Before the first look at the files, so that no change falls between the two.
-    let watch = PolicyWatch::start(source.clone()).context("cannot follow the policy directory")?;
+    let mut watch = PolicyWatch::start(source.clone()).context("cannot follow the policy directory")?;
     let services = services(&config, &source)?;
     let log = services.log.clone();
     let instance = Instance::claim(&config.instance)?;
@@ -95,22 +95,24 @@ async fn daemon(config: Config, cgroup: PathBuf) -> anyhow::Result<ExitCode> {
 
     let (updates, mut updated) = mpsc::channel(UPDATES);
     let reload = watch.reload_handle();
-    let follow = watch.run(|loaded| hand_over(&updates, loaded), std::future::pending());
-    let signals = async {
+    let stop = async {
         loop {
             tokio::select! {
+                biased;
                 () = stop_signals.recv() => return,
                 _hup = reload_signal.recv() => {
                     log.reopen();
                     reload.request();
                 }
+                loaded = watch.next() => {
+                    let update = loaded.map_or_else(
+                        |errors| Update::BrokenPolicies(errors.to_string()),
+                        |set| Update::Policies(Box::new(set)),
+                    );
+                    // The receiver lives as long as this future.
+                    drop(updates.send(update).await);
+                }
             }
-        }
-    };
-    let stop = async {
-        tokio::select! {
-            () = signals => {}
-            () = follow => {}
         }
     };
     enforcer
@@ -124,18 +126,6 @@ async fn daemon(config: Config, cgroup: PathBuf) -> anyhow::Result<ExitCode> {
         () = stop_signals.recv() => bail!("stopped before the open connections had ended: run `egress-agent cleanup`"),
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Gives what was read to the enforcer. A full queue means that newer states are waiting behind an enforcer that is
-/// stuck; it is told in the log and the next change tries again.
-fn hand_over(updates: &mpsc::Sender<Update>, loaded: Result<PolicySet, LoadErrors>) {
-    let update = match loaded {
-        Ok(set) => Update::Policies(Box::new(set)),
-        Err(errors) => Update::BrokenPolicies(errors.to_string()),
-    };
-    if let Err(error) = updates.try_send(update) {
-        tracing::error!(%error, "new policies wait for an enforcer that does not take them");
-    }
 }
 
 fn source(config: &Config) -> PolicySource {

@@ -57,6 +57,17 @@ pub struct LoadError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadErrors(pub Vec<LoadError>);
 
+impl LoadErrors {
+    /// The reading itself failed, before it could tell which file is at fault.
+    pub(super) fn unread(error: &dyn std::error::Error) -> Self {
+        Self(vec![LoadError {
+            file: PathBuf::from("policies"),
+            position: None,
+            message: format!("cannot be read: {error}"),
+        }])
+    }
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.line, self.column)

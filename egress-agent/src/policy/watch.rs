@@ -2,9 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    future::Future,
     path::{Path, PathBuf},
-    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -35,7 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct PolicyWatch {
     source: PolicySource,
     signals: Arc<Signals>,
-    _watcher: INotifyWatcher,
+    watcher: INotifyWatcher,
+    /// Something has changed and is not read yet. Kept here so that [`Self::next`] can be cancelled at any point.
+    pending: bool,
     known_errors: Option<LoadErrors>,
 }
 
@@ -68,9 +68,10 @@ impl PolicyWatch {
     pub fn start(source: PolicySource) -> notify::Result<Self> {
         let signals = Arc::new(Signals::default());
         Ok(Self {
-            _watcher: follow(&source, &signals)?,
+            watcher: follow(&source, &signals)?,
             source,
             signals,
+            pending: false,
             known_errors: None,
         })
     }
@@ -83,71 +84,63 @@ impl PolicyWatch {
         }
     }
 
-    /// Reads the files after each change or request until `shutdown`, and hands what came of it to `apply`. A broken
-    /// state is logged and handed over once; what was in force is to stay so.
-    pub async fn run(
-        mut self,
-        mut apply: impl FnMut(Result<PolicySet, LoadErrors>),
-        shutdown: impl Future<Output = ()>,
-    ) {
-        let mut shutdown = pin!(shutdown);
+    /// Waits for a change or a request, and reads the files: every good set is given, every broken state given and
+    /// logged once. What was in force before a broken state is to stay so. Cancelling loses nothing: the next call begins where this one was.
+    ///
+    /// # Errors
+    /// What is broken, if it is not what the last call told.
+    pub async fn next(&mut self) -> Result<PolicySet, LoadErrors> {
         loop {
-            let signals = Arc::clone(&self.signals);
-            tokio::select! {
-                () = &mut shutdown => return,
-                () = signals.requested.notified() => {}
-                () = settled(&signals.changed) => {}
+            if !self.pending {
+                tokio::select! {
+                    () = self.signals.requested.notified() => self.pending = true,
+                    () = self.signals.changed.notified() => {
+                        self.pending = true;
+                        settled(&self.signals.changed).await;
+                    }
+                }
             }
-            if let Some(loaded) = self.reload().await {
-                apply(loaded);
+            let loaded = self.read().await;
+            self.pending = false;
+            match loaded {
+                Ok(set) => {
+                    let counts = set.counts();
+                    tracing::info!(
+                        policies = counts.policies,
+                        rules = counts.rules,
+                        "policies loaded"
+                    );
+                    self.known_errors = None;
+                    return Ok(set);
+                }
+                Err(errors) if self.known_errors.as_ref() == Some(&errors) => {}
+                Err(errors) => {
+                    for error in &errors.0 {
+                        tracing::error!("{error}");
+                    }
+                    tracing::error!(
+                        errors = errors.0.len(),
+                        "the policies are broken; the last good ones stay in force"
+                    );
+                    self.known_errors = Some(errors.clone());
+                    return Err(errors);
+                }
             }
         }
     }
 
-    /// Reads the files, beside the runtime because that blocks, and logs what came of it; `None` if it is as broken as
-    /// before.
-    async fn reload(&mut self) -> Option<Result<PolicySet, LoadErrors>> {
+    /// Reads the files, beside the runtime because that blocks. They are followed anew each time, before they are read: a
+    /// directory may have been replaced by another one.
+    async fn read(&mut self) -> Result<PolicySet, LoadErrors> {
         let source = self.source.clone();
         let signals = Arc::clone(&self.signals);
-        // Followed anew each time, before they are read: a directory may have been replaced by another one.
         let work = tokio::task::spawn_blocking(move || (follow(&source, &signals), source.load()));
-        let (watcher, loaded) = match work.await {
-            Ok(done) => done,
-            Err(error) => {
-                tracing::error!(%error, "reading the policies failed; the last good ones stay in force");
-                return None;
-            }
-        };
+        let (watcher, loaded) = work.await.map_err(|error| LoadErrors::unread(&error))?;
         match watcher {
-            Ok(watcher) => self._watcher = watcher,
-            Err(error) => tracing::error!(%error, "policy files cannot be followed; changes need SIGHUP"),
+            Ok(watcher) => self.watcher = watcher,
+            Err(error) => tracing::warn!(%error, "policy files cannot be followed: changes need a reload"),
         }
-        match loaded {
-            Ok(set) => {
-                let counts = set.counts();
-                tracing::info!(
-                    policies = counts.policies,
-                    rules = counts.rules,
-                    "policies loaded"
-                );
-                self.known_errors = None;
-                Some(Ok(set))
-            }
-            Err(errors) => {
-                if self.known_errors.as_ref() == Some(&errors) {
-                    return None;
-                }
-                for error in &errors.0 {
-                    tracing::error!("{error}");
-                }
-                tracing::error!(
-                    errors = errors.0.len(),
-                    "the policies are broken; the last good ones stay in force"
-                );
-                self.known_errors = Some(errors.clone());
-                Some(Err(errors))
-            }
-        }
+        loaded
     }
 }
 
@@ -223,9 +216,8 @@ fn follow(source: &PolicySource, signals: &Arc<Signals>) -> notify::Result<INoti
     Ok(watcher)
 }
 
-/// Waits for a change, and then until changes cease.
+/// Waits until changes cease.
 async fn settled(changed: &Notify) {
-    changed.notified().await;
     let last = Instant::now() + PATIENCE;
     loop {
         let quiet = (Instant::now() + QUIET).min(last);

@@ -1,48 +1,34 @@
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    sync::{Mutex, MutexGuard},
-};
-
-use tokio::sync::{mpsc, oneshot};
+use std::{fs, os::unix::fs::symlink, sync::Mutex};
 
 use super::*;
-use crate::policy::{PolicyStore, Settings};
+use crate::policy::Settings;
 
-/// A running watch over one path, and what it applies.
-struct Followed {
-    applied: mpsc::Receiver<PolicySet>,
-    handle: ReloadHandle,
-    stop: Option<oneshot::Sender<()>>,
-    task: tokio::task::JoinHandle<()>,
-}
+/// A watch over one path, with a patience that only a missed change exhausts.
+struct Followed(PolicyWatch);
 
 impl Followed {
     fn start(path: &Path) -> Self {
         let source = PolicySource::new(Settings::default()).with_paths([path.to_path_buf()]);
-        let watch = PolicyWatch::start(source).unwrap();
-        let (sender, applied) = mpsc::channel(16);
-        let (stop, stopped) = oneshot::channel();
-        Self {
-            handle: watch.reload_handle(),
-            task: tokio::spawn(watch.run(
-                move |loaded| drop(loaded.map(|set| sender.try_send(set).unwrap())),
-                async move { drop(stopped.await) },
-            )),
-            applied,
-            stop: Some(stop),
+        Self(PolicyWatch::start(source).unwrap())
+    }
+
+    async fn loaded(&mut self) -> Result<PolicySet, LoadErrors> {
+        let next = tokio::time::timeout(Duration::from_secs(20), self.0.next());
+        next.await.expect("the change is noticed")
+    }
+
+    /// The number of rules in the next good set; a loaded machine may show a broken state between two steps.
+    async fn next(&mut self) -> usize {
+        loop {
+            if let Ok(set) = self.loaded().await {
+                return set.counts().rules;
+            }
         }
     }
 
-    /// The number of rules in the next set that is applied.
-    async fn next(&mut self) -> usize {
-        let set = tokio::time::timeout(Duration::from_secs(10), self.applied.recv());
-        set.await.unwrap().unwrap().counts().rules
-    }
-
-    async fn stop(mut self) {
-        drop(self.stop.take());
-        self.task.await.unwrap();
+    /// As [`Self::next`], until that many rules are there.
+    async fn reaches(&mut self, rules: usize) {
+        while self.next().await != rules {}
     }
 }
 
@@ -61,16 +47,15 @@ async fn a_changed_new_or_removed_file_of_a_directory_is_noticed() {
     fs::write(&file, policy(1)).unwrap();
     let mut followed = Followed::start(directory.path());
     fs::write(&file, policy(2)).unwrap();
-    assert_eq!(followed.next().await, 2);
+    followed.reaches(2).await;
     fs::write(
         directory.path().join("b.yaml"),
         policy(3).replace("name: p", "name: q"),
     )
     .unwrap();
-    assert_eq!(followed.next().await, 5);
+    followed.reaches(5).await;
     fs::remove_file(&file).unwrap();
-    assert_eq!(followed.next().await, 3);
-    followed.stop().await;
+    followed.reaches(3).await;
 }
 
 #[tokio::test]
@@ -83,9 +68,8 @@ async fn a_file_that_is_replaced_by_renaming_is_noticed_again_and_again() {
         let new = directory.path().join("new");
         fs::write(&new, policy(rules)).unwrap();
         fs::rename(&new, &file).unwrap();
-        assert_eq!(followed.next().await, rules);
+        followed.reaches(rules).await;
     }
-    followed.stop().await;
 }
 
 #[tokio::test]
@@ -106,10 +90,9 @@ async fn a_configmap_that_the_kubelet_swaps_is_noticed() {
         let mut followed = Followed::start(&watched);
         publish(2);
         fs::remove_dir_all(path("..v1")).unwrap();
-        assert_eq!(followed.next().await, 2);
+        followed.reaches(2).await;
         publish(3);
-        assert_eq!(followed.next().await, 3);
-        followed.stop().await;
+        followed.reaches(3).await;
     }
 }
 
@@ -127,18 +110,17 @@ async fn a_directory_that_is_swapped_or_made_anew_is_followed() {
     release(1);
     let mut followed = Followed::start(&path("current"));
     release(2);
-    assert_eq!(followed.next().await, 2);
+    followed.reaches(2).await;
     // The new directory is watched now, through the same path.
     fs::write(path("release2/a.yaml"), policy(3)).unwrap();
-    assert_eq!(followed.next().await, 3);
+    followed.reaches(3).await;
     // A directory that is gone is broken, not empty; once it is back, it is read and watched.
     fs::remove_file(path("current")).unwrap();
     fs::create_dir(path("current")).unwrap();
     fs::write(path("current/a.yaml"), policy(4)).unwrap();
-    assert_eq!(followed.next().await, 4);
+    followed.reaches(4).await;
     fs::write(path("current/a.yaml"), policy(5)).unwrap();
-    assert_eq!(followed.next().await, 5);
-    followed.stop().await;
+    followed.reaches(5).await;
 }
 
 #[tokio::test]
@@ -146,23 +128,41 @@ async fn a_request_reads_the_files_without_a_change() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("a.yaml"), policy(1)).unwrap();
     let mut followed = Followed::start(directory.path());
-    followed.handle.request();
-    assert_eq!(followed.next().await, 1);
-    followed.stop().await;
+    followed.0.reload_handle().request();
+    followed.reaches(1).await;
 }
 
 #[tokio::test]
 async fn reading_the_files_is_no_change_of_them() {
     let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join("a.yaml"), policy(1)).unwrap();
+    let file = directory.path().join("a.yaml");
+    fs::write(&file, policy(1)).unwrap();
     let mut followed = Followed::start(directory.path());
-    followed.handle.request();
-    assert_eq!(followed.next().await, 1);
-    // The reload above, and this reading, would lead to another set well within the time.
-    fs::read(directory.path().join("a.yaml")).unwrap();
-    let more = tokio::time::timeout(QUIET * 3, followed.applied.recv());
+    followed.0.reload_handle().request();
+    followed.reaches(1).await;
+    fs::read(&file).unwrap();
+    // Were the two readings changes, there would be another set well within the time.
+    let more = tokio::time::timeout(QUIET * 3, followed.0.next());
     assert!(more.await.is_err());
-    followed.stop().await;
+}
+
+#[tokio::test]
+async fn a_wait_that_is_cancelled_loses_no_change() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.yaml");
+    fs::write(&file, policy(1)).unwrap();
+    let mut followed = Followed::start(directory.path());
+    fs::write(&file, policy(2)).unwrap();
+    // Cancelled after ever longer times: waiting for the change, waiting for quiet, reading.
+    let mut patience = QUIET / 100;
+    let loaded = loop {
+        match tokio::time::timeout(patience, followed.0.next()).await {
+            Ok(loaded) => break loaded,
+            Err(_) => patience = patience * 3 / 2,
+        }
+        assert!(patience < Duration::from_secs(20), "the change is lost");
+    };
+    assert_eq!(loaded.unwrap().counts().rules, 2);
 }
 
 /// Collects the formatted log of this thread.
@@ -170,21 +170,15 @@ async fn reading_the_files_is_no_change_of_them() {
 struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.0.lock().unwrap()
-    }
-
     fn count(&self, text: &str) -> usize {
-        String::from_utf8(self.bytes().clone())
-            .unwrap()
-            .matches(text)
-            .count()
+        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        log.matches(text).count()
     }
 }
 
 impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.bytes().extend_from_slice(bytes);
+        self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -194,7 +188,7 @@ impl std::io::Write for Log {
 }
 
 #[tokio::test]
-async fn a_broken_file_keeps_the_last_good_set_and_is_told_once() {
+async fn a_broken_state_is_told_once_with_its_place() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -205,25 +199,25 @@ async fn a_broken_file_keeps_the_last_good_set_and_is_told_once() {
 
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("a.yaml");
-    fs::write(&file, policy(1)).unwrap();
-    let source = PolicySource::new(Settings::default()).with_paths([directory.path().to_path_buf()]);
-    let mut watch = PolicyWatch::start(source.clone()).unwrap();
-    let store = PolicyStore::default();
-    store.replace(Arc::new(source.load().unwrap()));
-
     fs::write(&file, policy(1).replace("x.test", "'*.com'")).unwrap();
-    for _ in 0..3 {
-        assert!(watch.reload().await.is_none());
-    }
+    let mut followed = Followed::start(directory.path());
+    let handle = followed.0.reload_handle();
+    handle.request();
+    let errors = followed.loaded().await.unwrap_err().to_string();
     let place = format!("{}:6:19: `*.com` would match", file.display());
+    assert!(errors.starts_with(&place), "{errors}");
+    // The same again is not told again ...
+    handle.request();
+    assert!(tokio::time::timeout(QUIET * 3, followed.0.next()).await.is_err());
     assert_eq!(log.count(&place), 1);
     assert_eq!(log.count("the last good ones stay in force"), 1);
-    // Emptied, as an editor leaves it between two steps: not a state without policies.
+    // ... but another fault is: emptied, as an editor leaves a file between two steps, is not a state without policies.
     fs::write(&file, "").unwrap();
-    assert!(watch.reload().await.is_none());
-    assert_eq!(log.count("the last good ones stay in force"), 2);
-    assert_eq!(store.load().counts().rules, 1);
+    let errors = followed.loaded().await.unwrap_err().to_string();
+    assert!(
+        errors.contains("a.yaml:1:1: the file holds no policy"),
+        "{errors}"
+    );
     fs::write(&file, policy(2)).unwrap();
-    assert_eq!(watch.reload().await.unwrap().counts().rules, 2);
-    assert_eq!(log.count("policies loaded policies=1 rules=2"), 1);
+    followed.reaches(2).await;
 }
