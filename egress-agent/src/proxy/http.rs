@@ -6,12 +6,14 @@
 pub mod answer;
 mod body;
 mod client;
+mod clock;
 pub mod deny_page;
 mod exchange;
 mod forward;
 #[doc(hidden)]
 pub mod fuzz;
 mod h1;
+mod h2;
 mod interim;
 mod judge;
 mod lane;
@@ -41,7 +43,9 @@ pub async fn serve(connection: Arc<Connection>, stream: TcpStream, prefix: Bytes
     }
     match protocol {
         Protocol::Http1 => h1::serve(connection, stream, prefix).await,
-        Protocol::Http2 | Protocol::Tls | Protocol::Unknown => {}
+        Protocol::Http2 => h2::serve(connection, stream, prefix).await,
+        // Not HTTP: nobody asks for it, and nothing may pass unjudged.
+        Protocol::Tls | Protocol::Unknown => drop(stream),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::Poll,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -13,15 +13,12 @@ use http::{Request, Response};
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::{
-    net::TcpStream,
-    task::LocalSet,
-    time::{Sleep, sleep_until},
-};
+use tokio::{net::TcpStream, task::LocalSet, time::sleep_until};
 
 use super::{
     body::ResponseBody,
     client::{Client, ClientIo},
+    clock::poll_deadline,
     deny_page::wants_html,
     exchange::Exchange,
     forward::{Gone, Passed},
@@ -91,7 +88,7 @@ async fn drive(lane: &Rc<Lane>) -> (End, Bytes) {
         .max_header_size(limits.head_bytes)
         .max_buf_size(BUFFER_BYTES.max(limits.head_bytes))
         .serve_connection(TokioIo::new(ClientIo(Rc::clone(&lane.client))), service);
-    let mut clock = pin!(sleep_until(lane.deadline().1));
+    let mut timer = pin!(sleep_until(lane.deadline().1));
     let mut has_ended = false;
     let end = std::future::poll_fn(|cx| {
         if lane.client.poll_interim(cx).is_err() {
@@ -107,26 +104,11 @@ async fn drive(lane: &Rc<Lane>) -> (End, Bytes) {
             }
         }
         lane.settle();
-        poll_clock(lane, clock.as_mut(), cx).map(End::Waited)
+        let (waiting, deadline) = lane.deadline();
+        poll_deadline(timer.as_mut(), deadline, cx).map(|()| End::Waited(waiting))
     })
     .await;
     (end, wire.into_parts().read_buf)
-}
-
-/// Ready when what is waited for has not come in time. The deadline moves on with every byte, the timer only when it
-/// fires.
-fn poll_clock(lane: &Lane, mut clock: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Waiting> {
-    let (waiting, deadline) = lane.deadline();
-    if deadline < clock.deadline() {
-        clock.as_mut().reset(deadline);
-    }
-    while clock.as_mut().poll(cx).is_ready() {
-        if deadline <= clock.deadline() {
-            return Poll::Ready(waiting);
-        }
-        clock.as_mut().reset(deadline);
-    }
-    Poll::Pending
 }
 
 async fn handle(lane: Rc<Lane>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Gone> {

@@ -1,6 +1,7 @@
 //! The lanes in process: raw bytes on both sides, real sockets, real policies, real dialler.
 
 mod h1;
+mod h2;
 mod keep_alive;
 mod lab;
 mod refusals;

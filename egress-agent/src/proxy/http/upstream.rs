@@ -82,11 +82,7 @@ impl Upstream {
             relation,
         } = dial(connection, allowed).await?;
         let traffic = Rc::new(Traffic::default());
-        let io = UpstreamIo {
-            stream,
-            traffic: Rc::clone(&traffic),
-            client: Rc::clone(client),
-        };
+        let io = UpstreamIo::new(stream, Rc::clone(&traffic), Rc::clone(client));
         let (sender, driver) = handshake(io, &connection.services.limits)
             .await
             .map_err(|_| DialError::new(egress_common::outcome::Outcome::AgentError))?;
@@ -188,13 +184,22 @@ impl Drop for Driver {
 }
 
 /// The origin's leg, counted.
-struct UpstreamIo {
+pub(super) struct UpstreamIo {
     stream: TcpStream,
     traffic: Rc<Traffic>,
     client: Rc<Client>,
 }
 
 impl UpstreamIo {
+    /// `client` learns when something moves.
+    pub(super) const fn new(stream: TcpStream, traffic: Rc<Traffic>, client: Rc<Client>) -> Self {
+        Self {
+            stream,
+            traffic,
+            client,
+        }
+    }
+
     fn moved(&self, counter: &Cell<u64>, count: usize) {
         counter.set(counter.get() + count as u64);
         self.client.touch();
