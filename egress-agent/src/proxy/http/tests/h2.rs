@@ -47,7 +47,7 @@ impl Client {
     }
 
     async fn send(
-        &mut self,
+        &self,
         request: Request<()>,
         is_last: bool,
     ) -> (client::ResponseFuture, SendStream<Bytes>) {
