@@ -46,16 +46,12 @@ impl Client {
         }
     }
 
-    async fn send(
-        &self,
-        request: Request<()>,
-        is_last: bool,
-    ) -> (client::ResponseFuture, SendStream<Bytes>) {
+    async fn send(&self, request: Request<()>, is_last: bool) -> (client::ResponseFuture, SendStream<Bytes>) {
         let mut sender = self.sender.clone().ready().await.unwrap();
         sender.send_request(request, is_last).unwrap()
     }
 
-    async fn get(&mut self, host: &str, path: &str) -> Answer {
+    async fn get(&self, host: &str, path: &str) -> Answer {
         let (response, _) = self.send(get(host, path), true).await;
         read(response.await.unwrap()).await
     }
@@ -137,7 +133,7 @@ fn told(records: &[Record]) -> Vec<(u16, Outcome, Ending)> {
 #[test]
 fn a_denied_stream_is_refused_and_the_others_go_on() {
     run(async |lab: &mut Lab| {
-        let mut client = Client::new(lab).await;
+        let client = Client::new(lab).await;
         let (open, mut upload) = client
             .send(
                 Request::post("http://good.test/open")
@@ -190,7 +186,7 @@ fn a_denied_stream_is_refused_and_the_others_go_on() {
 #[test]
 fn streams_to_one_host_share_a_connection_and_other_hosts_have_their_own() {
     run(async |lab: &mut Lab| {
-        let mut client = Client::new(lab).await;
+        let client = Client::new(lab).await;
         let (first, _) = client.send(get("good.test", "/1"), true).await;
         let (second, _) = client.send(get("good.test", "/2"), true).await;
         let (third, _) = client.send(get("also.test", "/3"), true).await;
@@ -207,7 +203,7 @@ fn streams_to_one_host_share_a_connection_and_other_hosts_have_their_own() {
 #[test]
 fn a_denied_grpc_call_gets_a_grpc_status() {
     run(async |lab: &mut Lab| {
-        let mut client = Client::new(lab).await;
+        let client = Client::new(lab).await;
         let (response, mut upload) = client.send(grpc("denied.test"), false).await;
         upload.send_data("request".into(), false).unwrap();
         let answer = read(response.await.unwrap()).await;
@@ -228,7 +224,7 @@ fn a_denied_grpc_call_gets_a_grpc_status() {
 #[test]
 fn a_grpc_call_passes_with_its_trailers() {
     run(async |lab: &mut Lab| {
-        let mut client = Client::new(lab).await;
+        let client = Client::new(lab).await;
         let (response, mut upload) = client.send(grpc("good.test"), false).await;
         let mut origin = Origin::accept(lab, "good.test").await;
         let (request, mut respond) = origin.next().await;
@@ -263,7 +259,7 @@ fn a_grpc_call_passes_with_its_trailers() {
 #[test]
 fn doubtful_streams_are_refused_one_by_one() {
     run(async |lab: &mut Lab| {
-        let mut client = Client::new(lab).await;
+        let client = Client::new(lab).await;
         let with_host = |host: &str| {
             let mut request = get("good.test", "/");
             request.headers_mut().insert("host", host.parse().unwrap());
@@ -302,7 +298,7 @@ fn doubtful_streams_are_refused_one_by_one() {
 #[test]
 fn connect_is_refused_on_its_stream() {
     run(async |lab: &mut Lab| {
-        let mut client = Client::new(lab).await;
+        let client = Client::new(lab).await;
         let connect = Request::connect("good.test:443")
             .version(Version::HTTP_2)
             .body(())
@@ -319,7 +315,7 @@ fn connect_is_refused_on_its_stream() {
 #[test]
 fn a_reset_passes_in_both_directions_with_its_reason() {
     run(async |lab: &mut Lab| {
-        let mut client = Client::new(lab).await;
+        let client = Client::new(lab).await;
         let (response, mut upload) = client.send(grpc("good.test"), false).await;
         let mut origin = Origin::accept(lab, "good.test").await;
         let (_request, mut respond) = origin.next().await;
@@ -366,7 +362,7 @@ fn a_reset_passes_in_both_directions_with_its_reason() {
 #[test]
 fn an_origin_that_dies_in_the_middle_resets_its_streams_alone() {
     run(async |lab: &mut Lab| {
-        let mut client = Client::new(lab).await;
+        let client = Client::new(lab).await;
         let (response, _) = client.send(get("good.test", "/1"), true).await;
         let mut origin = Origin::accept(lab, "good.test").await;
         let (_, mut respond) = origin.next().await;
@@ -400,7 +396,7 @@ fn an_origin_that_dies_in_the_middle_resets_its_streams_alone() {
 #[test]
 fn an_origin_without_http_2_is_a_502() {
     run(async |lab: &mut Lab| {
-        let mut client = Client::new(lab).await;
+        let client = Client::new(lab).await;
         let (response, _) = client.send(get("good.test", "/1"), true).await;
         let (call, _upload) = client.send(grpc("good.test"), false).await;
         let mut origin = lab.accept("good.test").await;
@@ -423,7 +419,7 @@ fn an_origin_without_http_2_is_a_502() {
 #[test]
 fn an_origin_that_cannot_be_reached_fails_its_stream_alone() {
     run(async |lab: &mut Lab| {
-        let mut client = Client::new(lab).await;
+        let client = Client::new(lab).await;
         let answer = client.get("closed.test", "/").await;
         assert_eq!(answer.head.status, 503);
         assert_eq!(answer.head.headers["x-squid-error"], "ERR_CONNECT_FAIL 111");
@@ -434,7 +430,7 @@ fn an_origin_that_cannot_be_reached_fails_its_stream_alone() {
 #[test]
 fn a_client_that_vanishes_leaves_a_record_for_each_stream() {
     run(async |lab: &mut Lab| {
-        let mut client = Client::new(lab).await;
+        let client = Client::new(lab).await;
         let (_first, _) = client.send(get("good.test", "/1"), true).await;
         let (_second, _) = client.send(get("good.test", "/2"), true).await;
         let mut origin = Origin::accept(lab, "good.test").await;
@@ -456,7 +452,7 @@ fn a_client_that_vanishes_leaves_a_record_for_each_stream() {
 #[test]
 fn a_task_that_is_ended_from_outside_leaves_a_record_for_each_stream() {
     run(async |lab: &mut Lab| {
-        let mut client = Client::new(lab).await;
+        let client = Client::new(lab).await;
         let (_response, _) = client.send(get("good.test", "/1"), true).await;
         let mut origin = Origin::accept(lab, "good.test").await;
         let (_, _respond) = origin.next().await;
@@ -483,7 +479,7 @@ fn an_idle_connection_is_closed_with_a_goodbye() {
         ..Limits::default()
     };
     run_with(limits, async |lab: &mut Lab| {
-        let mut client = Client::new(lab).await;
+        let client = Client::new(lab).await;
         assert_eq!(client.get("denied.test", "/").await.head.status, 403);
         let Client { sender, connection } = client;
         connection.await.unwrap().unwrap();
@@ -500,7 +496,7 @@ fn heads_over_the_limit_and_streams_over_the_limit_are_refused() {
         ..Limits::default()
     };
     run_with(limits, async |lab: &mut Lab| {
-        let mut client = Client::new(lab).await;
+        let client = Client::new(lab).await;
         let mut large = get("good.test", "/");
         large
             .headers_mut()
@@ -518,7 +514,7 @@ fn heads_over_the_limit_and_streams_over_the_limit_are_refused() {
 #[test]
 fn a_flood_of_resets_ends_the_connection() {
     run(async |lab: &mut Lab| {
-        let mut client = Client::new(lab).await;
+        let client = Client::new(lab).await;
         // All in one write, so that the resets are there before a stream is looked at.
         for _ in 0..90 {
             let (response, mut upload) = client.send(get("denied.test", "/"), false).await;
@@ -535,7 +531,7 @@ fn a_reader_that_does_not_read_stops_the_writer() {
     run(async |lab: &mut Lab| {
         let mut roomy = client::Builder::new();
         roomy.initial_connection_window_size(1024 * 1024);
-        let mut client = Client::with(lab, &roomy).await;
+        let client = Client::with(lab, &roomy).await;
         let (response, _) = client.send(get("good.test", "/"), true).await;
         let mut origin = Origin::accept(lab, "good.test").await;
         let (_, mut respond) = origin.next().await;
