@@ -60,7 +60,7 @@ impl Place {
                 "link set out up",
                 "link set lost up",
                 "address add 198.51.100.10/32 dev lo",
-                "address add 2001:db8:1::10/128 dev lo",
+                "address add 2001:db8:1::10/128 dev lo nodad",
                 "address add 192.0.2.1/24 dev out",
                 "address add 2001:db8::1/64 dev out nodad",
                 // Without these the kernel would tell after some seconds that nobody has the address.
