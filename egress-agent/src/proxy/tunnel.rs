@@ -264,7 +264,7 @@ impl<S: FnMut(&[u8]) -> ControlFlow<()>> Pair<'_, S> {
             return Poll::Ready(Pause::End(match side {
                 Side::Source => Ending::ClientAborted,
                 Side::Sink => {
-                    self.download.drain(cx);
+                    self.download.drain();
                     Ending::OriginAborted
                 }
             }));
@@ -274,7 +274,7 @@ impl<S: FnMut(&[u8]) -> ControlFlow<()>> Pair<'_, S> {
             return Poll::Ready(Pause::End(match side {
                 Side::Source => Ending::OriginAborted,
                 Side::Sink => {
-                    self.upload.drain(cx);
+                    self.upload.drain();
                     Ending::ClientAborted
                 }
             }));

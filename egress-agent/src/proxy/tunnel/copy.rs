@@ -42,7 +42,7 @@ pub(super) fn with_buffer<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
 pub(super) fn receive<'b>(from: &TcpStream, buffer: &'b mut [u8]) -> io::Result<Received<'b>> {
     let mut received = 0;
     let result = from.try_io(Interest::READABLE, || {
-        received = retry(|| recv(from.as_fd().as_raw_fd(), buffer, MsgFlags::empty()))?;
+        received = receive_now(from, buffer)?;
         if 0 < received && received < buffer.len() {
             Err(io::ErrorKind::WouldBlock.into())
         } else {
@@ -63,7 +63,7 @@ pub(super) fn receive<'b>(from: &TcpStream, buffer: &'b mut [u8]) -> io::Result<
 pub(super) fn send(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let mut sent = 0;
     let result = to.try_io(Interest::WRITABLE, || {
-        sent = retry(|| send_to(to.as_fd().as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL))?;
+        sent = send_now(to, bytes)?;
         if sent < bytes.len() {
             Err(io::ErrorKind::WouldBlock.into())
         } else {
@@ -74,6 +74,16 @@ pub(super) fn send(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
         Ok(()) | Err(_) => Ok(sent),
     }
+}
+
+/// recv(2) whatever the runtime knows of the socket.
+pub(super) fn receive_now(from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    retry(|| recv(from.as_fd().as_raw_fd(), buffer, MsgFlags::empty()))
+}
+
+/// send(2) whatever the runtime knows of the socket.
+pub(super) fn send_now(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    retry(|| send_to(to.as_fd().as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL))
 }
 
 fn retry(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {

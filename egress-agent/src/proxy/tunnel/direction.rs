@@ -112,9 +112,45 @@ impl<'a, S: FnMut(&[u8]) -> ControlFlow<()>> Direction<'a, S> {
         moved
     }
 
-    /// Moves what is already there and will move without waiting; for when the source has failed and no more will come.
-    pub(super) fn drain(&mut self, cx: &mut Context<'_>) {
-        while matches!(self.poll(cx), Poll::Ready(Moved::Budget)) {}
+    /// Moves what the kernel has of a source that has failed, as far as the sink takes it at once. The failure was seen
+    /// on the other direction, so the runtime may not know yet that there is something to read, and what looks like the
+    /// end is none and is not passed on.
+    pub(super) fn drain(&mut self) {
+        // What is behind, or a sink that has gone as well, ends it: the sink is about to be reset.
+        if let Err(error) = self.try_drain() {
+            tracing::trace!(%error, "not all of a failed source's bytes passed on");
+        }
+    }
+
+    fn try_drain(&mut self) -> io::Result<()> {
+        while !self.held.is_empty() {
+            let sent = copy::send_now(self.to, &self.held)?;
+            self.held.advance(sent);
+            self.add(sent);
+        }
+        while let Some(pipe) = &mut self.pipe
+            && !pipe.is_empty()
+        {
+            let sent = pipe.empty_now(self.to)?;
+            if sent == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.add(sent);
+        }
+        copy::with_buffer(|buffer| {
+            loop {
+                let received = copy::receive_now(self.from, buffer)?;
+                let mut rest = buffer.get(..received).unwrap_or_default();
+                if rest.is_empty() {
+                    return Ok(());
+                }
+                while !rest.is_empty() {
+                    let sent = copy::send_now(self.to, rest)?;
+                    self.add(sent);
+                    rest = rest.get(sent..).unwrap_or_default();
+                }
+            }
+        })
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Moved> {

@@ -104,10 +104,24 @@ impl Pipe {
 
     /// Gives the socket what it takes; 0 if it takes nothing now.
     pub(super) fn empty(&mut self, to: &TcpStream) -> io::Result<usize> {
-        let Some(ends) = &self.ends else {
-            return Ok(0);
-        };
-        let moved = to.try_io(Interest::WRITABLE, || transfer(&ends.read, to, self.length));
+        let moved = to.try_io(Interest::WRITABLE, || self.transfer_to(to));
+        self.emptied(moved)
+    }
+
+    /// As [`Self::empty`], whatever the runtime knows of the socket.
+    pub(super) fn empty_now(&mut self, to: &TcpStream) -> io::Result<usize> {
+        let moved = self.transfer_to(to);
+        self.emptied(moved)
+    }
+
+    fn transfer_to(&self, to: &TcpStream) -> io::Result<usize> {
+        match &self.ends {
+            Some(ends) => transfer(&ends.read, to, self.length),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn emptied(&mut self, moved: io::Result<usize>) -> io::Result<usize> {
         match moved {
             // There is something in it, so this cannot be; to call it "nothing now" would go round for ever.
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
