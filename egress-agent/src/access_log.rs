@@ -26,7 +26,10 @@ pub use squid::{COMBINED, COMMON, FormatError, FormatErrorKind, LogFormat, SQUID
 
 use std::{
     fmt, io,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -75,6 +78,8 @@ pub struct Status {
 struct Running {
     queue: Arc<Queue>,
     sinks: Vec<Arc<SinkCounters>>,
+    /// The agent is past its drain deadline: records that are dropped from now on were cut off by it.
+    drained: AtomicBool,
 }
 
 impl AccessLog {
@@ -106,6 +111,7 @@ impl AccessLog {
             .collect::<io::Result<Vec<_>>>()?;
         let queue = Arc::new(Queue::new(options.queue_bytes));
         let running = Running {
+            drained: AtomicBool::new(false),
             queue: Arc::clone(&queue),
             sinks: sinks.iter().map(Sink::counters).collect(),
         };
@@ -115,6 +121,20 @@ impl AccessLog {
         Ok(Self {
             running: Some(Arc::new(running)),
         })
+    }
+
+    /// From now on a record that is dropped unfinished ends as [`Ending::Drained`]: the agent itself cuts it off.
+    pub fn mark_drained(&self) {
+        if let Some(running) = &self.running {
+            running.drained.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether [`Self::mark_drained`] was called.
+    fn is_drained(&self) -> bool {
+        self.running
+            .as_ref()
+            .is_some_and(|running| running.drained.load(Ordering::Relaxed))
     }
 
     /// Hands over a finished record. Costs a lock held for the time of a move, and a wake-up of the writer only if it

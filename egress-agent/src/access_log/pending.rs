@@ -125,6 +125,10 @@ impl DerefMut for Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.log_as(self.if_dropped);
+        self.log_as(if self.log.is_drained() {
+            Ending::Drained
+        } else {
+            self.if_dropped
+        });
     }
 }

@@ -174,7 +174,7 @@ async fn work(mut jobs: mpsc::Receiver<Job>, flows: Rc<RefCell<FlowTable>>, cont
     // What is still open at the deadline is dropped with the LocalSet; each connection's guard writes its record.
     tokio::select! {
         () = connections.wait() => {}
-        () = drain.deadline() => {}
+        () = drain.deadline() => context.services.log.mark_drained(),
     }
 }
 
