@@ -52,7 +52,7 @@ pub struct AccessLog {
 /// How a log is set up, beyond its outputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Leaves the query out of `%ru`, as squid does unless told otherwise.
+    /// Leaves the query out of `%ru` and JSON's `url`. squid does so unless told otherwise.
     pub strip_query_terms: bool,
     /// How many bytes of records may wait for the writer. 16 MiB are about 30,000 usual records: half a second of a
     /// busy node.

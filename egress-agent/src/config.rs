@@ -51,6 +51,8 @@ pub struct Config {
     pub dial: DialMode,
     /// Where records go; none by default.
     pub access_log: Vec<LogEntry>,
+    /// Whether the query is left out of the URLs in the access logs.
+    pub strip_query_terms: bool,
     /// How long open connections may take to end after SIGTERM.
     pub drain_seconds: u64,
     /// Bounds of the data path.
@@ -111,6 +113,7 @@ impl Default for Config {
             nameservers: Vec::new(),
             dial: DialMode::default(),
             access_log: Vec::new(),
+            strip_query_terms: false,
             drain_seconds: 30,
             limits: LimitEntries::default(),
         }

@@ -126,17 +126,32 @@ impl<'a> Facts<'a> {
         let start = out.len();
         self.url(out);
         out.truncate(start + LONGEST_URL);
-        if strip_query_terms
-            && matches!(self.target, Target::Request { .. })
-            && let Some(at) = out.iter().skip(start).position(|&byte| byte == b'?')
-        {
-            out.truncate(start + at + 1);
+        if strip_query_terms {
+            self.cut_query(start, out);
         }
         let is_control = |byte: &u8| matches!(byte, 0..=0x1f | 0x7f..=0x9f);
         if out.iter().skip(start).any(is_control) {
             let raw = out.split_off(start);
             super::squid::quoting::url_unescaped(&raw, out);
             out.truncate(start + LONGEST_URL);
+        }
+    }
+
+    /// The URL for JSON, which needs no other protection than its own.
+    pub(super) fn plain_url(&self, strip_query_terms: bool, out: &mut Vec<u8>) {
+        let start = out.len();
+        self.url(out);
+        if strip_query_terms {
+            self.cut_query(start, out);
+        }
+    }
+
+    /// Cuts off what follows the question mark of a request's URL that begins at `start`.
+    fn cut_query(&self, start: usize, out: &mut Vec<u8>) {
+        if matches!(self.target, Target::Request { .. })
+            && let Some(at) = out.iter().skip(start).position(|&byte| byte == b'?')
+        {
+            out.truncate(start + at + 1);
         }
     }
 

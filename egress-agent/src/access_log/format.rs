@@ -45,6 +45,7 @@ pub enum UnknownFormat {
 pub(super) enum Renderer {
     Squid(squid::Renderer),
     Json {
+        strip_query_terms: bool,
         /// Reused from line to line.
         url: Vec<u8>,
     },
@@ -59,7 +60,10 @@ impl Format {
             Self::Squid => squid(&LogFormat::parse(SQUID)?),
             Self::Common => squid(&LogFormat::parse(COMMON)?),
             Self::Custom(format) => squid(format),
-            Self::Json => Renderer::Json { url: Vec::new() },
+            Self::Json => Renderer::Json {
+                strip_query_terms,
+                url: Vec::new(),
+            },
         })
     }
 }
@@ -69,7 +73,10 @@ impl Renderer {
     pub(super) fn render(&mut self, facts: &Facts<'_>, out: &mut Vec<u8>) {
         match self {
             Self::Squid(renderer) => renderer.render(facts, out),
-            Self::Json { url } => json::render(facts, url, out),
+            Self::Json {
+                strip_query_terms,
+                url,
+            } => json::render(facts, *strip_query_terms, url, out),
         }
     }
 }

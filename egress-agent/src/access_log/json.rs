@@ -78,12 +78,12 @@ struct Lost {
 }
 
 /// Appends one line, with its line break.
-pub(super) fn render(facts: &Facts<'_>, url: &mut Vec<u8>, out: &mut Vec<u8>) {
+pub(super) fn render(facts: &Facts<'_>, strip_query_terms: bool, url: &mut Vec<u8>, out: &mut Vec<u8>) {
     let start = out.len();
     let written = match facts.record {
         Some(record) => {
             url.clear();
-            facts.url(url);
+            facts.plain_url(strip_query_terms, url);
             serde_json::to_writer(&mut *out, &line(facts, record, url))
         }
         None => serde_json::to_writer(

@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::HeaderValue;
+
 use super::record::{Asked, Record};
 
 #[derive(Debug)]
@@ -79,7 +81,8 @@ impl Queue {
     }
 
     /// Never waits for the writer.
-    pub(super) fn push(&self, record: Record) {
+    pub(super) fn push(&self, mut record: Record) {
+        detach(&mut record);
         let weight = weight(&record);
         let mut state = self.lock();
         if state.closing.is_some() || state.bytes + weight > self.limit {
@@ -248,9 +251,26 @@ fn left_until(deadline: Instant) -> Option<Duration> {
     (!left.is_zero()).then_some(left)
 }
 
-/// The memory that a waiting record may hold, roughly.
+/// Copies the headers, which are slices of a message's head (the URL was put together anew): otherwise a few bytes of
+/// `User-Agent` would keep a read buffer of up to the head's limit in memory for as long as the record waits, which no
+/// weight tells.
+fn detach(record: &mut Record) {
+    for header in [
+        &mut record.referer,
+        &mut record.user_agent,
+        &mut record.content_type,
+    ] {
+        if let Some(value) = header
+            && let Ok(own) = HeaderValue::from_bytes(value.as_bytes())
+        {
+            *value = own;
+        }
+    }
+}
+
+/// The memory that a waiting record holds, roughly.
 fn weight(record: &Record) -> usize {
-    let header = |value: &Option<http::HeaderValue>| value.as_ref().map_or(0, http::HeaderValue::len);
+    let header = |value: &Option<HeaderValue>| value.as_ref().map_or(0, HeaderValue::len);
     let asked = match &record.asked {
         Asked::Request { url, .. } => {
             url.path_and_query().map_or(0, |path| path.as_str().len())

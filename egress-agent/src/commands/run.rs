@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    access_log::AccessLog,
+    access_log::{AccessLog, Options},
     cli::RunArgs,
     config::Config,
     enforcer::{Enforcer, EnforcerSettings, Update},
@@ -139,7 +139,11 @@ fn source(config: &Config) -> PolicySource {
 fn services(config: &Config, source: &PolicySource) -> anyhow::Result<Arc<Services>> {
     let policy = PolicyStore::default();
     policy.replace(Arc::new(source.load()?));
-    let log = AccessLog::start(config.outputs()).context("cannot open the access log")?;
+    let options = Options {
+        strip_query_terms: config.strip_query_terms,
+        ..Options::default()
+    };
+    let log = AccessLog::start_with(config.outputs(), &options).context("cannot open the access log")?;
     let mut resolve = ResolveSettings::default();
     if !config.nameservers.is_empty() {
         resolve.servers = NameServers::List(config.nameservers.clone());

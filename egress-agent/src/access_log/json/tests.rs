@@ -10,7 +10,7 @@ use crate::access_log::{
 
 fn rendered(record: &Record) -> String {
     let mut out = Vec::new();
-    render(&Facts::of(record), &mut Vec::new(), &mut out);
+    render(&Facts::of(record), false, &mut Vec::new(), &mut out);
     let line = String::from_utf8(out).unwrap();
     assert_eq!(line.find('\n'), Some(line.len() - 1), "one line");
     line
@@ -95,7 +95,7 @@ fn an_ipv6_host_is_written_as_in_a_url() {
 fn a_gap_is_an_object_of_its_own() {
     let mut out = Vec::new();
     let at = "2026-11-23T05:52:37.4056Z".parse().unwrap();
-    render(&Facts::lost(17, at), &mut Vec::new(), &mut out);
+    render(&Facts::lost(17, at), false, &mut Vec::new(), &mut out);
     assert_eq!(
         String::from_utf8(out).unwrap(),
         "{\"time\":\"2026-11-23T05:52:37.405Z\",\"records_lost\":17}\n"
@@ -108,4 +108,16 @@ fn a_connection_without_a_name_has_the_dialled_address() {
     assert_eq!(value["original"], json!("192.0.2.7:443"));
     assert_eq!(value.get("host"), None);
     assert_eq!(value["status"], json!(0));
+}
+
+#[test]
+fn the_query_is_left_out_on_demand() {
+    let record = get(b"http://good.test/x?token=secret", Outcome::AllowedByRule);
+    let mut out = Vec::new();
+    render(&Facts::of(&record), true, &mut Vec::new(), &mut out);
+    let line = String::from_utf8(out).unwrap();
+    assert!(
+        line.contains("\"url\":\"http://good.test/x?\"") && !line.contains("secret"),
+        "{line}"
+    );
 }
