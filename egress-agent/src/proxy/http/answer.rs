@@ -9,18 +9,21 @@ use http::StatusCode;
 /// How an outcome is told to an HTTP client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
-    /// Status code: squid's for the same mishap.
+    /// Status code: what squid 5.7 was seen to answer for the same mishap, but for timeouts, where it says 503.
     pub status: StatusCode,
-    /// Value of `X-Squid-Error`: squid's page name and the errno, 0 where there is none.
-    pub squid_error: &'static str,
+    /// squid's name of the error page, the first word of `X-Squid-Error`.
+    pub squid_page: &'static str,
+    /// The error of the system call, the second word; 0 where there is none.
+    pub errno: i32,
     /// What happened, in words.
     pub words: &'static str,
 }
 
-const ACCESS_DENIED: &str = "ERR_ACCESS_DENIED 0";
-const INVALID_REQUEST: &str = "ERR_INVALID_REQ 0";
-const CANNOT_FORWARD: &str = "ERR_CANNOT_FORWARD 0";
-const DNS_FAIL: &str = "ERR_DNS_FAIL 0";
+const ACCESS_DENIED: &str = "ERR_ACCESS_DENIED";
+const INVALID_REQUEST: &str = "ERR_INVALID_REQ";
+const CANNOT_FORWARD: &str = "ERR_CANNOT_FORWARD";
+const CONNECT_FAIL: &str = "ERR_CONNECT_FAIL";
+const DNS_FAIL: &str = "ERR_DNS_FAIL";
 
 impl Answer {
     /// The answer to a request that became `outcome`. An outcome that lets bytes flow has none of ours; should one get
@@ -60,12 +63,12 @@ impl Answer {
             O::MalformedHttp => invalid("The request breaks the rules of HTTP."),
             O::HeadTooLarge => Self::new(
                 431,
-                "ERR_TOO_BIG 0",
+                "ERR_TOO_BIG",
                 "The head of the request is larger than the limit.",
             ),
             O::HeadTimeout => Self::new(
                 408,
-                "ERR_REQUEST_PARSE_TIMEOUT 0",
+                "ERR_REQUEST_PARSE_TIMEOUT",
                 "The head of the request did not come in time.",
             ),
             O::Overload => Self::new(
@@ -73,16 +76,19 @@ impl Answer {
                 CANNOT_FORWARD,
                 "The egress enforcer is at a limit; try again later.",
             ),
-            O::NameNotFound => Self::new(503, DNS_FAIL, "The name does not exist or has no usable address."),
-            O::LookupFailed => Self::new(503, DNS_FAIL, "The name servers failed or did not answer."),
-            O::OriginRefused => Self::new(503, "ERR_CONNECT_FAIL 111", "The origin refused the connection."),
-            O::OriginTimeout => Self::new(504, "ERR_CONNECT_FAIL 110", "The origin did not answer in time."),
+            O::NameNotFound => Self::new(502, DNS_FAIL, "The name does not exist or has no usable address."),
+            O::LookupFailed => Self::new(502, DNS_FAIL, "The name servers failed or did not answer."),
+            O::OriginRefused => Self::new(503, CONNECT_FAIL, "The origin refused the connection.")
+                .with_errno(libc::ECONNREFUSED),
+            O::OriginTimeout => {
+                Self::new(504, CONNECT_FAIL, "The origin did not answer in time.").with_errno(libc::ETIMEDOUT)
+            }
             O::OriginUnreachable => {
-                Self::new(503, "ERR_CONNECT_FAIL 113", "There is no route to the origin.")
+                Self::new(503, CONNECT_FAIL, "There is no route to the origin.").with_errno(libc::ENETUNREACH)
             }
             O::OriginFailed => Self::new(
                 502,
-                "ERR_READ_ERROR 0",
+                "ERR_ZERO_SIZE_OBJECT",
                 "The origin went away before it answered, or answered against the rules of HTTP.",
             ),
             O::Internal
@@ -113,13 +119,27 @@ impl Answer {
         }
     }
 
-    const fn new(status: u16, squid_error: &'static str, words: &'static str) -> Self {
+    /// The same, with the very error that the kernel gave.
+    #[must_use]
+    pub const fn with_errno(mut self, errno: i32) -> Self {
+        self.errno = errno;
+        self
+    }
+
+    /// The value of `X-Squid-Error`.
+    #[must_use]
+    pub fn squid_error(&self) -> String {
+        format!("{} {}", self.squid_page, self.errno)
+    }
+
+    const fn new(status: u16, squid_page: &'static str, words: &'static str) -> Self {
         Self {
             status: match StatusCode::from_u16(status) {
                 Ok(status) => status,
                 Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
-            squid_error,
+            squid_page,
+            errno: 0,
             words,
         }
     }
@@ -132,3 +152,6 @@ const fn denied(words: &'static str) -> Answer {
 const fn invalid(words: &'static str) -> Answer {
     Answer::new(400, INVALID_REQUEST, words)
 }
+
+#[cfg(test)]
+mod tests;

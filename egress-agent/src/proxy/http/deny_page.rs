@@ -27,8 +27,17 @@ pub struct Refused<'a> {
     pub port: u16,
     /// Who asked.
     pub workload: &'a Workload,
-    /// What exactly was wrong with the request, where the outcome is not the whole story.
+    /// What more there is to say.
+    pub particulars: Particulars<'a>,
+}
+
+/// What the outcome alone does not tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Particulars<'a> {
+    /// What exactly was wrong with the request.
     pub detail: Option<&'a str>,
+    /// The kernel's error, if a system call failed.
+    pub errno: Option<i32>,
 }
 
 impl Refused<'_> {
@@ -36,7 +45,7 @@ impl Refused<'_> {
     /// else in plain text.
     #[must_use]
     pub fn page(&self, is_html: bool) -> Response<Bytes> {
-        let answer = Answer::to(self.verdict.outcome);
+        let answer = self.answer();
         let (kind, text) = if is_html {
             ("text/html; charset=utf-8", self.html(&answer))
         } else {
@@ -56,7 +65,7 @@ impl Refused<'_> {
     /// "Trailers-Only"), because gRPC clients make a vague error of any other HTTP status.
     #[must_use]
     pub fn grpc(&self, content_type: &HeaderValue) -> Response<Bytes> {
-        let answer = Answer::to(self.verdict.outcome);
+        let answer = self.answer();
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::OK;
         let headers = response.headers_mut();
@@ -67,8 +76,16 @@ impl Refused<'_> {
         response
     }
 
+    fn answer(&self) -> Answer {
+        let answer = Answer::to(self.verdict.outcome);
+        match self.particulars.errno {
+            Some(errno) if answer.errno != 0 => answer.with_errno(errno),
+            Some(_) | None => answer,
+        }
+    }
+
     fn explain(&self, answer: &Answer, headers: &mut HeaderMap) {
-        headers.insert(X_SQUID_ERROR, HeaderValue::from_static(answer.squid_error));
+        headers.insert(X_SQUID_ERROR, visible(&answer.squid_error()));
         headers.insert(
             X_EGRESS_REASON,
             HeaderValue::from_static(self.verdict.outcome.as_str()),
@@ -120,7 +137,7 @@ impl Refused<'_> {
 
     fn facts(&self) -> Vec<(&'static str, String)> {
         let mut facts = vec![("reason", self.verdict.outcome.as_str().to_owned())];
-        if let Some(detail) = self.detail {
+        if let Some(detail) = self.particulars.detail {
             facts.push(("detail", detail.to_owned()));
         }
         if let Some(rule) = &self.verdict.rule {
@@ -187,3 +204,6 @@ fn grpc_message(text: &str) -> HeaderValue {
     }
     visible(&encoded)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! An allowed HTTP/1 request on its way to the origin, and the answer on its way back.
 
-use std::{rc::Rc, task::Poll};
+use std::{io, rc::Rc, task::Poll};
 
 use egress_common::outcome::Outcome;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header, request};
@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 
 use super::{
     body::{RequestBody, ResponseBody, UploadState, lists},
+    deny_page::Particulars,
     interim::Gate,
     lane::{Lane, Manner, close},
     target::Target,
@@ -70,11 +71,13 @@ impl Lane {
         match answer {
             Ok((response, upstream)) => Ok(self.relay(response, upstream, &passed, &sent)),
             Err(Failure::ClientGone) => Err(Gone),
-            Err(Failure::Origin) => Ok(self.fail(Outcome::OriginFailed, passed, &sent)),
-            Err(Failure::Request) => Ok(self.fail(Outcome::MalformedHttp, passed, &sent)),
+            Err(Failure::Origin) => {
+                Ok(self.fail(&DialError::new(Outcome::OriginFailed), &passed, sent.has_body))
+            }
+            Err(Failure::Request) => Ok(self.fail(&DialError::new(Outcome::MalformedHttp), &passed, true)),
             Err(Failure::Dial(error)) => {
                 self.note(|exchange| exchange.upstream(error.address, error.relation));
-                Ok(self.fail(error.outcome, passed, &sent))
+                Ok(self.fail(&error, &passed, sent.has_body))
             }
         }
     }
@@ -145,14 +148,7 @@ impl Lane {
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             if !upgrade::is_taken(sent.offer, &parts.headers) {
                 // Nobody offered what it switches to.
-                let verdict = passed.verdict.clone();
-                return self.failed(
-                    Outcome::OriginFailed,
-                    verdict,
-                    &passed.target,
-                    passed.is_html,
-                    true,
-                );
+                return self.fail(&DialError::new(Outcome::OriginFailed), passed, true);
             }
             self.answers(&parts, sent.version);
             self.upgrade(upstream);
@@ -169,27 +165,20 @@ impl Lane {
         Response::from_parts(parts, body)
     }
 
-    fn fail(self: &Rc<Self>, outcome: Outcome, passed: Passed, sent: &Sent) -> Response<ResponseBody> {
-        let Passed {
-            target,
-            verdict,
-            is_html,
-            ..
-        } = passed;
-        self.failed(outcome, verdict, &target, is_html, sent.has_body)
-    }
-
-    fn failed(
-        self: &Rc<Self>,
-        outcome: Outcome,
-        mut verdict: Verdict,
-        target: &Target,
-        is_html: bool,
-        closes: bool,
-    ) -> Response<ResponseBody> {
-        verdict.outcome = outcome;
-        self.note(|exchange| exchange.failed(outcome));
-        self.explain(Some(target), &verdict, None, Manner { is_html, closes })
+    /// The news that the request was allowed and came to nothing.
+    fn fail(self: &Rc<Self>, error: &DialError, passed: &Passed, closes: bool) -> Response<ResponseBody> {
+        let mut verdict = passed.verdict.clone();
+        verdict.outcome = error.outcome;
+        self.note(|exchange| exchange.failed(error.outcome));
+        let particulars = Particulars {
+            detail: None,
+            errno: error.source.as_ref().and_then(io::Error::raw_os_error),
+        };
+        let manner = Manner {
+            is_html: passed.is_html,
+            closes,
+        };
+        self.explain(Some(&passed.target), &verdict, particulars, manner)
     }
 
     /// Has the origin's 1xx heads passed on, and 100 open the gate.

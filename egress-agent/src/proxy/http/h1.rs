@@ -19,7 +19,7 @@ use super::{
     body::ResponseBody,
     client::{Client, ClientIo},
     clock::poll_deadline,
-    deny_page::wants_html,
+    deny_page::{Particulars, wants_html},
     exchange::Exchange,
     forward::{Gone, Passed},
     judge::{Judged, judge},
@@ -159,7 +159,11 @@ async fn handle(lane: Rc<Lane>, request: Request<Incoming>) -> Result<Response<R
                 closes: target.is_none() || !body.is_end_stream(),
             };
             let detail = refusal.map(|refusal| refusal.to_string());
-            Ok(lane.explain(target.as_ref(), &verdict, detail.as_deref(), manner))
+            let particulars = Particulars {
+                detail: detail.as_deref(),
+                errno: None,
+            };
+            Ok(lane.explain(target.as_ref(), &verdict, particulars, manner))
         }
     }
 }
@@ -218,7 +222,7 @@ async fn last_word(lane: &Rc<Lane>, outcome: Outcome) {
         is_html: false,
         closes: true,
     };
-    let page = lane.page(None, &verdict, None, manner);
+    let page = lane.page(None, &verdict, Particulars::default(), manner);
     if let Err(error) = lane.client.say(written_out(&page)).await {
         tracing::debug!(%error, "cannot say why");
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     body::ResponseBody,
     client::Client,
-    deny_page::Refused,
+    deny_page::{Particulars, Refused},
     exchange::Exchange,
     target::Target,
     upstream::{Traffic, Upstream},
@@ -155,10 +155,10 @@ impl Lane {
         self: &Rc<Self>,
         target: Option<&Target>,
         verdict: &Verdict,
-        detail: Option<&str>,
+        particulars: Particulars<'_>,
         manner: Manner,
     ) -> Response<ResponseBody> {
-        let page = self.page(target, verdict, detail, manner);
+        let page = self.page(target, verdict, particulars, manner);
         page.map(|page| ResponseBody::page(self, page))
     }
 
@@ -167,7 +167,7 @@ impl Lane {
         &self,
         target: Option<&Target>,
         verdict: &Verdict,
-        detail: Option<&str>,
+        particulars: Particulars<'_>,
         manner: Manner,
     ) -> Response<Bytes> {
         let refused = Refused {
@@ -175,7 +175,7 @@ impl Lane {
             host: target.map(|target| &target.host),
             port: self.connection.original.port(),
             workload: &self.connection.workload,
-            detail,
+            particulars,
         };
         let mut page = refused.page(manner.is_html);
         if manner.closes {

@@ -1,6 +1,6 @@
 //! One stream: judged, forwarded or refused, and accounted for.
 
-use std::{error::Error, fmt, rc::Rc};
+use std::{error::Error, fmt, io, rc::Rc};
 
 use egress_common::outcome::{Class, Outcome};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, request, uri};
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{
-        deny_page::{Refused, wants_html},
+        deny_page::{Particulars, Refused, wants_html},
         exchange::Exchange,
         judge::{Judged, judge},
         target::{Head, Target},
@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     access_log::{Ending, Protocol},
-    policy::Verdict,
+    policy::{Host, Verdict},
+    proxy::dial::DialError,
 };
 
 /// The account of one stream, closed when it is dropped.
@@ -56,7 +57,7 @@ struct Asker {
 
 /// Why no answer came.
 enum Failure {
-    Outcome(Outcome),
+    Dial(DialError),
     /// The origin, or the client, reset the stream: so is the other side's.
     Reset(hyper::Error),
 }
@@ -106,7 +107,11 @@ pub(super) async fn handle(
             account.note(|exchange| exchange.verdict(verdict.clone(), true));
             let host = target.as_ref().map(|target| &target.host);
             let detail = refusal.map(|refusal| refusal.to_string());
-            Ok(account.explain(host, &verdict, detail.as_deref(), &asker))
+            let particulars = Particulars {
+                detail: detail.as_deref(),
+                errno: None,
+            };
+            Ok(account.explain(host, &verdict, particulars, &asker))
         }
     }
 }
@@ -132,10 +137,14 @@ async fn forward(
                 StreamBody::origin(body, lease, account),
             ))
         }
-        Err(Failure::Outcome(outcome)) => {
-            verdict.outcome = outcome;
-            account.note(|exchange| exchange.failed(outcome));
-            Ok(account.explain(Some(&allowed.host), &verdict, None, asker))
+        Err(Failure::Dial(error)) => {
+            verdict.outcome = error.outcome;
+            account.note(|exchange| exchange.failed(error.outcome));
+            let particulars = Particulars {
+                detail: None,
+                errno: error.source.as_ref().and_then(io::Error::raw_os_error),
+            };
+            Ok(account.explain(Some(&allowed.host), &verdict, particulars, asker))
         }
         Err(Failure::Reset(source)) => {
             account.cut = Some(Ending::OriginAborted);
@@ -156,7 +165,7 @@ async fn send(
     loop {
         let mut lease = shared.pool.lease(&shared, allowed).await.map_err(|error| {
             account.note(|exchange| exchange.upstream(error.address, error.relation));
-            Failure::Outcome(error.outcome)
+            Failure::Dial(error)
         })?;
         let (address, relation) = (lease.link.address, lease.link.relation);
         account.note(|exchange| exchange.upstream(Some(address), Some(relation)));
@@ -175,7 +184,7 @@ async fn send(
         }
         request = match unsent.filter(|_| may_repeat).or(spare) {
             Some(request) => request,
-            None => return Err(Failure::Outcome(Outcome::OriginFailed)),
+            None => return Err(Failure::Dial(DialError::new(Outcome::OriginFailed))),
         };
         may_repeat = false;
     }
@@ -219,9 +228,9 @@ impl Account {
     /// The answer that says why there is no other.
     fn explain(
         mut self,
-        host: Option<&crate::policy::Host>,
+        host: Option<&Host>,
         verdict: &Verdict,
-        detail: Option<&str>,
+        particulars: Particulars<'_>,
         asker: &Asker,
     ) -> Response<StreamBody> {
         let shared = Rc::clone(&self.shared);
@@ -230,7 +239,7 @@ impl Account {
             host,
             port: shared.connection.original.port(),
             workload: &shared.connection.workload,
-            detail,
+            particulars,
         };
         let page = match &asker.grpc {
             Some(content_type) => refused.grpc(content_type),

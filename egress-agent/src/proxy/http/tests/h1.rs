@@ -258,6 +258,45 @@ fn a_body_that_the_connections_end_delimits_keeps_its_end() {
 }
 
 #[test]
+fn an_answer_of_http_1_1_that_ends_with_its_connection_comes_in_chunks() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client
+            .send("GET / HTTP/1.1\r\nHost: good.test\r\n\r\n")
+            .await;
+        let mut origin = lab.accept("good.test").await;
+        origin.head().await;
+        origin
+            .send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall of it")
+            .await;
+        drop(origin);
+        let answer = client.message().await;
+        assert_eq!(answer.field("transfer-encoding"), Some("chunked"));
+        assert_eq!(answer.text(), "all of it");
+        assert_eq!(client.rest().await, b"");
+    });
+}
+
+#[test]
+fn a_304_loses_its_length_and_nothing_else() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client
+            .send("GET / HTTP/1.1\r\nHost: good.test\r\n\r\n")
+            .await;
+        let mut origin = lab.accept("good.test").await;
+        origin.head().await;
+        origin
+            .send("HTTP/1.1 304 Not Modified\r\nContent-Length: 1000\r\nETag: \"a\"\r\n\r\n")
+            .await;
+        assert_eq!(
+            client.message().await.head,
+            "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n\r\n"
+        );
+    });
+}
+
+#[test]
 fn http_1_0_is_kept_alive_only_where_both_want_it() {
     run(async |lab: &mut Lab| {
         let mut client = lab.client().await;

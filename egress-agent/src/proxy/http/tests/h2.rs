@@ -405,7 +405,7 @@ fn an_origin_without_http_2_is_a_502() {
             .await;
         let answer = read(response.await.unwrap()).await;
         assert_eq!(answer.head.status, 502);
-        assert_eq!(answer.head.headers["x-squid-error"], "ERR_READ_ERROR 0");
+        assert_eq!(answer.head.headers["x-squid-error"], "ERR_ZERO_SIZE_OBJECT 0");
         drop(origin);
         tokio::select! {
             answer = call => assert_eq!(answer.unwrap().headers()["grpc-status"], "14"),

@@ -199,7 +199,7 @@ fn a_request_that_a_closing_origin_may_have_seen_is_repeated_only_if_that_does_n
             } else {
                 let failed = client.message().await;
                 assert_eq!(failed.status(), Some(502));
-                assert_eq!(failed.field("x-squid-error"), Some("ERR_READ_ERROR 0"));
+                assert_eq!(failed.field("x-squid-error"), Some("ERR_ZERO_SIZE_OBJECT 0"));
                 lab.origin("good.test").heard_nothing();
             }
         });

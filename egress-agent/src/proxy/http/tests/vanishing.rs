@@ -126,7 +126,7 @@ fn an_origin_that_refuses_is_a_503_and_the_connection_goes_on() {
         assert_eq!(failed.field("x-squid-error"), Some("ERR_CONNECT_FAIL 111"));
         client.send("GET / HTTP/1.1\r\nHost: nowhere.test\r\n\r\n").await;
         let failed = client.message().await;
-        assert_eq!(failed.status(), Some(503));
+        assert_eq!(failed.status(), Some(502));
         assert_eq!(failed.field("x-squid-error"), Some("ERR_DNS_FAIL 0"));
         drop(client);
         let records = lab.records().await;
