@@ -163,7 +163,6 @@ impl Sink {
         self.untold += count;
         self.complaint.lost += count;
         self.counters.lost.fetch_add(count, Ordering::Relaxed);
-        self.complain(None);
     }
 
     /// Writes as much as the output takes now.
@@ -273,6 +272,19 @@ impl Sink {
         }
     }
 
+    /// When there is something to say that was not said because too little time had passed.
+    pub(super) fn speaks_at(&self) -> Option<Instant> {
+        let last = self.complaint.last.filter(|_| self.complaint.lost > 0)?;
+        last.checked_add(COMPLAIN_EVERY)
+    }
+
+    /// Says it, if it is time.
+    pub(super) fn speak(&mut self) {
+        if self.complaint.lost > 0 {
+            self.complain(None);
+        }
+    }
+
     /// At most one message per interval: trouble with a disk comes at the rate of the records.
     fn complain(&mut self, error: Option<&io::Error>) {
         if self
@@ -287,7 +299,7 @@ impl Sink {
         let target = &self.counters.target;
         match error {
             Some(error) => tracing::warn!(target, lost, %error, "the access log cannot be written"),
-            None => tracing::warn!(target, lost, "access log records are lost"),
+            None => tracing::warn!(target, lost, "access log records were lost"),
         }
     }
 }

@@ -18,7 +18,12 @@ pub(super) fn run(queue: &Queue, mut sinks: Vec<Sink>) {
     let mut unsettled = 0;
     loop {
         let is_behind = sinks.iter().any(Sink::is_behind);
-        let work = queue.next(is_behind.then(|| Instant::now() + RETRY));
+        let wake = if is_behind {
+            Some(Instant::now() + RETRY)
+        } else {
+            sinks.iter().filter_map(Sink::speaks_at).min()
+        };
+        let work = queue.next(wake);
         unsettled += work.records.len() as u64;
         for sink in &mut sinks {
             sink.write();
@@ -36,6 +41,7 @@ pub(super) fn run(queue: &Queue, mut sinks: Vec<Sink>) {
             if work.reopen {
                 sink.reopen();
             }
+            sink.speak();
         }
         let is_behind = sinks.iter().any(Sink::is_behind);
         if !is_behind {
