@@ -94,7 +94,39 @@ pub fn fuzz_policy_document(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prelude::*, sample::select};
+
     use super::*;
+
+    /// A good document, to be cut and sewn.
+    const GOOD: &str = "apiVersion: egress-enforcer.io/v1alpha1\nkind: ClusterEgressPolicy\nmetadata: {name: a}\n\
+        spec:\n  mode: Audit\n  podSelector: {matchExpressions: [{key: a, operator: NotIn, values: [b]}]}\n  deny:\n\
+        \x20 - to: [{domain: '**.example.com'}, {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}]\n\
+        \x20   ports: [{port: 80, endPort: 90}]\n    http: [{methods: [GET], path: /v1/*}]\n  ceiling: []\n";
+
+    proptest! {
+        #[test]
+        fn mangled_documents_are_read_or_refused(
+            cuts in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..4),
+            token in select(&["", "&a ", "*a", "<<: *a", "!!binary ", "{", "]", "- ", ": ", "|\n", "\t", "\u{feff}",
+                "---\n", "'", "~", "0x1F", ".nan", "99999999999999999999", "\r", "*", "%41"][..]),
+        ) {
+            let mut text = GOOD.to_owned();
+            for (start, end) in cuts {
+                let (start, end) = (start.index(text.len() + 1), end.index(text.len() + 1));
+                let range = start.min(end)..start.max(end).min(start.min(end) + 12);
+                if text.is_char_boundary(range.start) && text.is_char_boundary(range.end) {
+                    text.replace_range(range, token);
+                }
+            }
+            fuzz_policy_document(text.as_bytes());
+        }
+
+        #[test]
+        fn text_of_any_kind_is_a_pattern_or_refused(text in "\\PC{0,40}") {
+            fuzz_host_pattern(text.as_bytes());
+        }
+    }
 
     #[test]
     fn the_entries_take_good_and_bad_input() {

@@ -99,22 +99,23 @@ impl<T: Copy> NameIndex<T> {
     /// of one pattern in the order of their insertion.
     pub(super) fn find<R>(&self, name: &DomainName, mut visit: impl FnMut(T) -> Option<R>) -> Option<R> {
         let name = name.as_str();
-        let labels = name.split('.').count();
-        let mut suffix = name;
-        for depth in 0..labels {
-            if labels - depth <= self.most_labels
-                && let Some(slots) = self.by_name.get(suffix)
-            {
-                let lists: &[&[T]] = match depth {
-                    0 => &[&slots.exact],
-                    1 => &[&slots.one_label, &slots.below],
-                    _ => &[&slots.below],
+        let longest = self.most_labels.checked_sub(1)?;
+        let mut start = name
+            .rmatch_indices('.')
+            .nth(longest)
+            .map_or(0, |(dot, _)| dot + 1);
+        while let Some((above, suffix)) = name.split_at_checked(start) {
+            if let Some(slots) = self.by_name.get(suffix) {
+                let lists: &[&[T]] = match above.strip_suffix('.') {
+                    None => &[&slots.exact],
+                    Some(above) if !above.contains('.') => &[&slots.one_label, &slots.below],
+                    Some(_) => &[&slots.below],
                 };
                 if let Some(found) = lists.iter().copied().flatten().find_map(|item| visit(*item)) {
                     return Some(found);
                 }
             }
-            suffix = suffix.split_once('.').map_or("", |(_, parent)| parent);
+            start += suffix.find('.')? + 1;
         }
         None
     }
