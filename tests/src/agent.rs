@@ -4,10 +4,7 @@ mod running;
 
 pub use running::{Finished, Running, Start};
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsString, path::PathBuf};
 
 use crate::{
     clients::Client,
@@ -178,8 +175,8 @@ impl<'w> Exec<'w> {
 
 /// Any other verb of the agent, in the first client's namespace.
 #[must_use]
-pub fn verb<'w>(world: &'w World, place: &Place, words: &[&dyn AsRef<Path>]) -> Start<'w> {
+pub fn verb<'w>(world: &'w World, place: &Place, words: &[&str]) -> Start<'w> {
     let mut command = vec![program().into_os_string()];
-    command.extend(words.iter().map(|word| word.as_ref().as_os_str().to_owned()));
+    command.extend(words.iter().map(OsString::from));
     Start::new(world, place).command(command)
 }

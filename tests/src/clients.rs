@@ -44,6 +44,24 @@ impl Client {
         self
     }
 
+    /// Several arguments.
+    #[must_use]
+    pub fn args(mut self, arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// The same as a line for the shell.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let words =
+            std::iter::once(self.program.as_os_str()).chain(self.arguments.iter().map(OsString::as_os_str));
+        words
+            .map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''")))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
     /// A variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {

@@ -14,7 +14,7 @@ use std::{
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::require::Need;
+use crate::{lab::cgroup::remove_all_left, require::Need};
 
 /// After this a test has failed, whatever it waits for.
 const DEADLINE: Duration = Duration::from_secs(150);
@@ -66,7 +66,9 @@ macro_rules! promises {
 pub fn run(promises: Vec<Promise>) -> ! {
     let arguments = Arguments::from_args();
     let trials = promises.into_iter().map(trial).collect();
-    libtest_mimic::run(&arguments, trials).exit()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    remove_all_left();
+    conclusion.exit()
 }
 
 fn trial(promise: Promise) -> Trial {

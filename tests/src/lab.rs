@@ -13,6 +13,7 @@
 
 pub mod cgroup;
 mod place;
+pub mod traces;
 
 pub use cgroup::Cgroup;
 pub use place::Place;
@@ -194,6 +195,24 @@ impl World {
         path
     }
 
+    /// Waits until the file `path` contains `text`: for programs that have no pipe to us.
+    ///
+    /// # Panics
+    /// It does not soon.
+    pub async fn appears(&self, path: &Path, text: &str) {
+        let waited = tokio::time::timeout(Duration::from_secs(20), async {
+            while !fs::read_to_string(path).is_ok_and(|content| content.contains(text)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(
+            waited.await.is_ok(),
+            "{} never contained {text:?}: {:?}",
+            path.display(),
+            fs::read_to_string(path)
+        );
+    }
+
     /// Adds to what is printed when the test fails.
     pub fn tell(&self, what: &str) {
         let mut story = self.story.lock().unwrap_or_else(PoisonError::into_inner);
@@ -288,14 +307,9 @@ fn mount_bpffs() {
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
         if !mounts.contains(" /sys/fs/bpf ") {
             use nix::mount::{MsFlags, mount};
-            mount(
-                Some("bpf"),
-                "/sys/fs/bpf",
-                Some("bpf"),
-                MsFlags::empty(),
-                Some("mode=0700"),
-            )
-            .expect("mount /sys/fs/bpf, as root");
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), flags, Some("mode=0700"))
+                .expect("mount /sys/fs/bpf, as root");
         }
     });
 }

@@ -1,6 +1,6 @@
 //! What the lab's own client does and tells: a script of steps on one TCP connection, or on many at once.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,8 @@ pub enum Step {
     Rendezvous,
     /// Prints a line, for the test to see that the script is here.
     Say(String),
+    /// Waits until a file exists.
+    AwaitFile(PathBuf),
     /// Ends with RST.
     Reset,
     /// Does nothing for ever.

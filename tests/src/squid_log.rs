@@ -67,6 +67,18 @@ pub fn combined(log: &str) -> Vec<Line> {
         .collect()
 }
 
+/// The one line of a log in the combined format.
+///
+/// # Panics
+/// There is none, or more, or it is of another format.
+#[must_use]
+#[track_caller]
+pub fn single(log: &str) -> Line {
+    let mut lines = combined(log);
+    assert_eq!(lines.len(), 1, "one line is expected of this log: {log:?}");
+    lines.remove(0)
+}
+
 /// Reads a log in the common format.
 ///
 /// # Panics

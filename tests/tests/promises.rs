@@ -8,9 +8,23 @@
     reason = "a test that cannot go on fails by panic, for the place and the stack"
 )]
 
+mod access_log;
+mod clients;
+mod daemon;
+mod errors;
+mod exec;
+mod exec_privileges;
+mod failures;
 mod full_disk;
+mod http;
+mod http2;
+mod http_transport;
 mod lab;
+mod redirect;
+mod sockets;
 mod squid_oracle;
+mod tls;
+mod tunnel;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -25,8 +39,22 @@ fn main() {
 fn all() -> Vec<Promise> {
     [
         promises(),
-        full_disk::promises(),
         lab::promises(),
+        redirect::promises(),
+        sockets::promises(),
+        exec::promises(),
+        tls::promises(),
+        http::promises(),
+        http_transport::promises(),
+        http2::promises(),
+        clients::promises(),
+        tunnel::promises(),
+        failures::promises(),
+        access_log::promises(),
+        daemon::promises(),
+        errors::promises(),
+        exec_privileges::promises(),
+        full_disk::promises(),
         squid_oracle::promises(),
     ]
     .concat()

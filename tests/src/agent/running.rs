@@ -219,6 +219,12 @@ impl Running<'_> {
         self.stderr.wait_for(&self.name, text, &self.stdout).await;
     }
 
+    /// Standard output so far.
+    #[must_use]
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout.bytes()).into_owned()
+    }
+
     /// Standard error so far.
     #[must_use]
     pub fn stderr(&self) -> String {
@@ -336,15 +342,25 @@ impl Finished {
     /// Everything, for a failure's message.
     #[must_use]
     pub fn story(&self) -> String {
-        let shown = &self.stdout[..self.stdout.len().min(4096)];
         format!(
             "status {} after {:?}\nstdout: {}\nstderr: {}\nlog: {}",
             self.code(),
             self.took,
-            String::from_utf8_lossy(shown),
+            shown(&self.stdout),
             self.stderr,
             self.log
         )
+    }
+}
+
+/// Text as it is, other bytes by their number alone.
+fn shown(bytes: &[u8]) -> String {
+    let begin = &bytes[..bytes.len().min(4096)];
+    // A character cut in two at the end is no reason to hide the text before it.
+    match std::str::from_utf8(begin) {
+        Ok(text) => text.to_owned(),
+        Err(error) if error.error_len().is_none() => String::from_utf8_lossy(begin).into_owned(),
+        Err(_) => format!("{} bytes that are no text", bytes.len()),
     }
 }
 

@@ -139,6 +139,12 @@ impl Player {
                 println!("{line}");
                 Ok(())
             }
+            Step::AwaitFile(path) => {
+                while !path.exists() {
+                    sleep(Duration::from_millis(20)).await;
+                }
+                Ok(())
+            }
             Step::Reset => {
                 let stream = self.stream.take().ok_or(io::ErrorKind::NotConnected)?;
                 SockRef::from(&stream).set_linger(Some(Duration::ZERO))

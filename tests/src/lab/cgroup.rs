@@ -32,11 +32,7 @@ impl Cgroup {
     #[must_use]
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "egress-tests-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("{}{}", prefix(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = own().join(name);
         fs::create_dir(&path).unwrap_or_else(|error| panic!("mkdir {}: {error}", path.display()));
         Self { path }
@@ -52,7 +48,6 @@ impl Cgroup {
     ///
     /// # Panics
     /// It cannot be made.
-    #[must_use]
     pub fn child(&self, name: &str) -> PathBuf {
         let path = self.path.join(name);
         fs::create_dir_all(&path).unwrap_or_else(|error| panic!("mkdir {}: {error}", path.display()));
@@ -70,10 +65,36 @@ impl Cgroup {
     }
 }
 
+impl Cgroup {
+    /// The processes in its children, at any depth: what the agents of a world run.
+    #[must_use]
+    pub fn processes_of_children(&self) -> Vec<Pid> {
+        let mut all = Vec::new();
+        child_directories(&self.path).for_each(|child| collect_processes(&child, &mut all));
+        all
+    }
+}
+
 impl Default for Cgroup {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Ends what tests that did not end in time have left running.
+pub fn remove_all_left() {
+    for path in child_directories(&own()) {
+        let is_ours = path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(&prefix()));
+        if is_ours && let Err(error) = remove(&path) {
+            eprintln!("cannot remove cgroup {}: {error}", path.display());
+        }
+    }
+}
+
+fn prefix() -> String {
+    format!("egress-tests-{}-", std::process::id())
 }
 
 impl Drop for Cgroup {
@@ -129,6 +150,16 @@ fn own() -> PathBuf {
         .find_map(|line| line.strip_prefix("0::/"))
         .expect("a cgroup2 path");
     mount_point().join(path)
+}
+
+fn collect_processes(path: &Path, all: &mut Vec<Pid>) {
+    all.extend(
+        processes(path)
+            .into_iter()
+            .filter_map(|id| i32::try_from(id).ok())
+            .map(Pid::from_raw),
+    );
+    child_directories(path).for_each(|child| collect_processes(&child, all));
 }
 
 /// Asks the processes to end, so that an agent clears up after itself, before it makes them.

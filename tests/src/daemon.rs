@@ -1,0 +1,158 @@
+//! A daemon with two workloads, for tests of `egress-agent run`.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::{
+    agent::{Finished, Running, verb},
+    clients::{Client, curl},
+    lab::{AGENT_DNS, Place, World},
+};
+
+/// A daemon that enforces `tree` below the world's cgroup.
+#[derive(Debug)]
+pub struct Daemon<'w> {
+    world: &'w World,
+    /// Its process.
+    pub running: Running<'w>,
+    /// Its name among the agents of the machine.
+    pub instance: String,
+    /// The enforced cgroup.
+    pub tree: PathBuf,
+}
+
+impl<'w> Daemon<'w> {
+    /// Starts one with the workloads `a` (of the namespace team-a, which may reach good.test) and `b` (of team-b, which
+    /// may reach other.test). `more` goes into its configuration.
+    ///
+    /// # Panics
+    /// It does not come up.
+    pub async fn start(world: &'w World, more: &str) -> Self {
+        let tree = world.cgroup.child("tree");
+        for workload in ["a", "b"] {
+            world.cgroup.child(&format!("tree/{workload}"));
+        }
+        let instance = format!(
+            "test-{}",
+            tree.parent()
+                .and_then(|path| path.file_name())
+                .unwrap_or_default()
+                .display()
+        );
+        let config = format!(
+            "instance: {instance}\nnameservers: [{AGENT_DNS:?}]\n\
+             accessLog:\n- {{format: json, target: {log}}}\n\
+             workloads:\n- {{cgroup: a, namespace: team-a, name: one, labels: {{app: web}}}}\n\
+             - {{cgroup: b, namespace: team-b, name: two}}\n{more}\n",
+            log = world.path("log.json").display(),
+        );
+        let config = world.file("config.yaml", &config);
+        world.file("policies/a.yaml", &policy("a", "team-a", "good.test"));
+        world.file("policies/b.yaml", &policy("b", "team-b", "other.test"));
+        // The daemon itself is no member of what it enforces.
+        let own = world.cgroup.child("daemon");
+        let paths = [config, tree.clone(), world.path("policies")].map(|path| path.display().to_string());
+        let words = [
+            "run",
+            "--config",
+            &paths[0],
+            "--cgroup",
+            &paths[1],
+            "--policy-dir",
+            &paths[2],
+        ];
+        let running = verb(world, &world.client, &words).cgroup(&own).start();
+        let daemon = Self {
+            world,
+            running,
+            instance,
+            tree,
+        };
+        daemon.is_ready().await;
+        daemon
+    }
+
+    async fn is_ready(&self) {
+        self.eventually("it answers", async || self.status().await.is_some())
+            .await;
+    }
+
+    /// What `status` tells of this instance.
+    pub async fn status(&self) -> Option<Value> {
+        let output = verb(self.world, &self.world.client, &["status", "--output", "json"])
+            .start()
+            .finish()
+            .await;
+        let all: Value = serde_json::from_str(&output.text()).ok()?;
+        all.as_array()?
+            .iter()
+            .find(|status| status["instance"] == self.instance.as_str())
+            .cloned()
+    }
+
+    /// Waits for what no event tells from outside.
+    ///
+    /// # Panics
+    /// It does not come about in 20 s.
+    pub async fn eventually(&self, what: &str, is_so: impl AsyncFn() -> bool) {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) {
+            if is_so().await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("never: {what}; the daemon said:\n{}", self.running.stderr());
+    }
+
+    /// Runs `client` as the workload `name` in `place`.
+    pub async fn run(&self, name: &str, place: &Place, client: &Client) -> Finished {
+        self.world
+            .start_in(place, &self.tree.join(name), client)
+            .finish()
+            .await
+    }
+
+    /// The status codes of requests for `good.test` and `other.test`.
+    pub async fn codes(&self, name: &str, place: &Place) -> String {
+        self.run(name, place, &both(self.world)).await.text()
+    }
+
+    /// The access log's records so far.
+    #[must_use]
+    pub fn log(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.world.path("log.json")).unwrap_or_default();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_default())
+            .collect()
+    }
+
+    /// Asks it to end, and waits for that.
+    pub async fn stop(self) -> Finished {
+        self.running.signal(Signal::SIGTERM);
+        self.running.finish().await
+    }
+}
+
+/// A policy that lets every workload of a namespace reach one domain.
+#[must_use]
+pub fn policy(name: &str, namespace: &str, domain: &str) -> String {
+    format!(
+        "apiVersion: egress-enforcer.io/v1alpha1\nkind: EgressPolicy\n\
+         metadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  egress:\n  - to: [{{domain: {domain}}}]\n"
+    )
+}
+
+/// Asks for `/` of good.test and of other.test, and prints the two status codes.
+#[must_use]
+pub fn both(world: &World) -> Client {
+    curl(world)
+        .words("--ipv4 --output /dev/null --write-out %{http_code}, http://good.test/")
+        .words("--output /dev/null http://other.test/")
+}
