@@ -30,20 +30,27 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 
 use super::Connection;
-use crate::access_log::Protocol;
+use crate::{access_log::Protocol, drain::DrainWatcher};
 
 /// Serves a connection whose first bytes were recognised as HTTP, to its end. `prefix` is what was read of it. One record
-/// per request goes to the log, also when this future is dropped.
+/// per request goes to the log, also when this future is dropped. Once `drain` starts, the requests under way are served
+/// and no further ones are waited for.
 ///
 /// The future is not `Send`: client and origin legs stay on one worker.
-pub async fn serve(connection: Arc<Connection>, stream: TcpStream, prefix: Bytes, protocol: Protocol) {
+pub async fn serve(
+    connection: Arc<Connection>,
+    stream: TcpStream,
+    prefix: Bytes,
+    protocol: Protocol,
+    drain: DrainWatcher,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         // It only costs time.
         tracing::debug!(%error, "TCP_NODELAY");
     }
     match protocol {
-        Protocol::Http1 => h1::serve(connection, stream, prefix).await,
-        Protocol::Http2 => h2::serve(connection, stream, prefix).await,
+        Protocol::Http1 => h1::serve(connection, stream, prefix, drain).await,
+        Protocol::Http2 => h2::serve(connection, stream, prefix, drain).await,
         // Not HTTP: nobody asks for it, and nothing may pass unjudged.
         Protocol::Tls | Protocol::Unknown => drop(stream),
     }

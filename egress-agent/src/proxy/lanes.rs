@@ -16,21 +16,22 @@ use super::{
 };
 use crate::{
     access_log::{Ending, Pending},
+    drain::DrainWatcher,
     policy::{Posture, Verdict},
 };
 
 /// Serves a connection to its end. Every way out of here logs at least one record.
-pub(super) async fn serve(connection: Arc<Connection>, stream: TcpStream) {
+pub(super) async fn serve(connection: Arc<Connection>, stream: TcpStream, drain: DrainWatcher) {
     if connection.foreign {
         return deny_unread(&connection, stream, Outcome::ForeignSocket);
     }
     match connection.view().posture() {
-        Posture::Enforce => enforce(connection, stream).await,
+        Posture::Enforce => enforce(connection, stream, drain).await,
         Posture::Audit | Posture::Observe => observe::serve(&connection, stream).await,
     }
 }
 
-async fn enforce(connection: Arc<Connection>, mut stream: TcpStream) {
+async fn enforce(connection: Arc<Connection>, mut stream: TcpStream, drain: DrainWatcher) {
     // What the record says if the task is dropped while it waits for the first bytes.
     let mut pending = begin(&connection, Outcome::ClientGone);
     let Head { opening, received } =
@@ -42,7 +43,7 @@ async fn enforce(connection: Arc<Connection>, mut stream: TcpStream) {
             let protocol = opening.protocol();
             // The HTTP lane writes a record for each request, and one of its own if no request comes.
             pending.discard();
-            http::serve(connection, stream, received, protocol).await;
+            http::serve(connection, stream, received, protocol, drain).await;
         }
         Opening::Unreadable(why) => unreadable(stream, why, pending).await,
     }

@@ -228,6 +228,7 @@ async fn converse(
     let counts = Arc::clone(&context.counts);
     counts.accepted.fetch_add(1, Ordering::Relaxed);
     let explained = site.explain(peer, &flows, &context.identities, &context.services);
+    let drain = context.drain.clone();
     // A tunnel may live for hours: it keeps neither the table nor the listener's context.
     drop((flows, site, context));
     let connection = match explained {
@@ -244,7 +245,7 @@ async fn converse(
     };
     counts.open.fetch_add(1, Ordering::Relaxed);
     let _closed = OpenGuard(counts);
-    lanes::serve(Arc::new(connection), stream).await;
+    lanes::serve(Arc::new(connection), stream, drain).await;
 }
 
 /// Counts a connection as open for as long as it lives.

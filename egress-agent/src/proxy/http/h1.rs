@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     access_log::Ending,
+    drain::DrainWatcher,
     policy::Verdict,
     proxy::{Connection, tunnel},
 };
@@ -44,17 +45,22 @@ enum End {
 type Answering = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Gone>>>>;
 
 /// Serves one client connection to its end. `prefix` was read from it before.
-pub(super) async fn serve(connection: Arc<Connection>, stream: TcpStream, prefix: Bytes) {
+pub(super) async fn serve(
+    connection: Arc<Connection>,
+    stream: TcpStream,
+    prefix: Bytes,
+    drain: DrainWatcher,
+) {
     // The tasks of upstream connections live in here and end with it.
     LocalSet::new()
-        .run_until(converse(connection, stream, prefix))
+        .run_until(converse(connection, stream, prefix, drain))
         .await;
 }
 
-async fn converse(connection: Arc<Connection>, stream: TcpStream, prefix: Bytes) {
+async fn converse(connection: Arc<Connection>, stream: TcpStream, prefix: Bytes, drain: DrainWatcher) {
     let client = Client::new(stream, prefix);
     let lane = Rc::new(Lane::new(connection, client));
-    let (end, unread) = drive(&lane).await;
+    let (end, unread) = drive(&lane, drain).await;
     lane.over();
     match end {
         End::Hyper(Ok(())) => {
@@ -75,7 +81,7 @@ async fn converse(connection: Arc<Connection>, stream: TcpStream, prefix: Bytes)
 
 /// Lets hyper read, and the lane answer, until one of them or the clock has had enough. Also gives what hyper has read
 /// and not used.
-async fn drive(lane: &Rc<Lane>) -> (End, Bytes) {
+async fn drive(lane: &Rc<Lane>, mut drain: DrainWatcher) -> (End, Bytes) {
     let limits = &lane.connection.services.limits;
     let service = service_fn({
         let lane = Rc::clone(lane);
@@ -89,8 +95,15 @@ async fn drive(lane: &Rc<Lane>) -> (End, Bytes) {
         .max_buf_size(BUFFER_BYTES.max(limits.head_bytes))
         .serve_connection(TokioIo::new(ClientIo(Rc::clone(&lane.client))), service);
     let mut timer = pin!(sleep_until(lane.deadline().1));
+    let mut draining = pin!(drain.started());
+    let mut is_draining = false;
     let mut has_ended = false;
     let end = std::future::poll_fn(|cx| {
+        if !is_draining && draining.as_mut().poll(cx).is_ready() {
+            is_draining = true;
+            // An idle connection is closed, any other behind the answer that is due.
+            Pin::new(&mut wire).graceful_shutdown();
+        }
         if lane.client.poll_interim(cx).is_err() {
             lane.client.mark_gone();
         }

@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     access_log::{Ending, Protocol},
+    drain::DrainWatcher,
     policy::Verdict,
     proxy::{Connection, limits::Limits},
 };
@@ -80,7 +81,12 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecu
 }
 
 /// Serves one client connection to its end. `prefix` was read from it before.
-pub(super) async fn serve(connection: Arc<Connection>, stream: TcpStream, prefix: Bytes) {
+pub(super) async fn serve(
+    connection: Arc<Connection>,
+    stream: TcpStream,
+    prefix: Bytes,
+    drain: DrainWatcher,
+) {
     let client = Client::new(stream, prefix);
     client.unmute();
     let shared = Rc::new(Shared {
@@ -95,7 +101,7 @@ pub(super) async fn serve(connection: Arc<Connection>, stream: TcpStream, prefix
     let tasks = LocalSet::new();
     // Dropped before the tasks are, so that they know why they end.
     let outside = EndedFromOutside(RefCell::new(Some(Rc::clone(&shared))));
-    tasks.run_until(converse(&shared)).await;
+    tasks.run_until(converse(&shared, drain)).await;
     outside.0.take();
     if !shared.was_used.get() {
         unused(&shared);
@@ -104,7 +110,7 @@ pub(super) async fn serve(connection: Arc<Connection>, stream: TcpStream, prefix
     shared.client.linger().await;
 }
 
-async fn converse(shared: &Rc<Shared>) {
+async fn converse(shared: &Rc<Shared>, mut drain: DrainWatcher) {
     let limits = &shared.connection.services.limits;
     let service = service_fn({
         let shared = Rc::clone(shared);
@@ -113,7 +119,14 @@ async fn converse(shared: &Rc<Shared>) {
     let io = TokioIo::new(ClientIo(Rc::clone(&shared.client)));
     let mut wire = pin!(builder(limits).serve_connection(io, service));
     let mut timer = pin!(sleep_until(shared.deadline(limits)));
+    let mut draining = pin!(drain.started());
+    let mut is_draining = false;
     let is_over = std::future::poll_fn(|cx| {
+        if !is_draining && draining.as_mut().poll(cx).is_ready() {
+            is_draining = true;
+            // GOAWAY: the streams that are open go on, new ones are for another connection.
+            wire.as_mut().graceful_shutdown();
+        }
         if let Poll::Ready(result) = wire.as_mut().poll(cx) {
             if let Err(error) = result {
                 tracing::debug!(%error, client = %shared.connection.client, "client connection");

@@ -489,6 +489,26 @@ fn an_idle_connection_is_closed_with_a_goodbye() {
 }
 
 #[test]
+fn a_drain_serves_the_streams_that_are_open_and_says_goodbye() {
+    run(async |lab: &mut Lab| {
+        let client = Client::new(lab).await;
+        let (response, _) = client.send(get("good.test", "/1"), true).await;
+        let mut origin = Origin::accept(lab, "good.test").await;
+        let (_, mut respond) = origin.next().await;
+        tokio::task::spawn_local(origin.run());
+        lab.drain();
+        let mut body = respond.send_response(Response::new(()), false).unwrap();
+        body.send_data("x".into(), true).unwrap();
+        assert_eq!(read(response.await.unwrap()).await.body, b"x");
+        client.connection.await.unwrap().unwrap();
+        assert_eq!(
+            told(&lab.records().await),
+            [(200, Outcome::AllowedByRule, Ending::Complete)]
+        );
+    });
+}
+
+#[test]
 fn heads_over_the_limit_and_streams_over_the_limit_are_refused() {
     let limits = Limits {
         head_bytes: 16 * 1024,

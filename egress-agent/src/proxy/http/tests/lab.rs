@@ -21,6 +21,7 @@ use tokio::{
 use super::super::{exchange::tap, serve};
 use crate::{
     access_log::{AccessLog, Protocol, Record},
+    drain::{self, DrainTrigger, DrainWatcher},
     identity::{Process, Workload},
     netns::Netns,
     policy::{self, PolicySet, PolicyStore},
@@ -54,6 +55,8 @@ pub(super) struct Lab {
     /// Read by the resolver.
     _hosts: tempfile::NamedTempFile,
     served: Vec<JoinHandle<()>>,
+    trigger: DrainTrigger,
+    watcher: DrainWatcher,
 }
 
 /// A listening origin.
@@ -112,6 +115,7 @@ impl Lab {
         };
         let dialer = Dialer::new(settings);
         tap::clear();
+        let (trigger, watcher) = drain::channel();
         let services = Arc::new(Services {
             policy: policies(port),
             dialer,
@@ -124,6 +128,8 @@ impl Lab {
             origins,
             _hosts: hosts,
             served: Vec::new(),
+            trigger,
+            watcher,
         }
     }
 
@@ -151,7 +157,7 @@ impl Lab {
             foreign: false,
             route: route(),
         });
-        let served = serve(connection, accepted, Bytes::new(), protocol);
+        let served = serve(connection, accepted, Bytes::new(), protocol, self.watcher.clone());
         self.served.push(tokio::task::spawn_local(served));
         Wire::new(stream)
     }
@@ -179,6 +185,11 @@ impl Lab {
             served.await.unwrap();
         }
         tap::records()
+    }
+
+    /// Starts the drain, with time enough.
+    pub(super) fn drain(&self) {
+        self.trigger.start(PATIENCE);
     }
 
     /// Ends the tasks that serve, as a shutdown does.

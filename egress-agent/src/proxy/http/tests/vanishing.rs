@@ -295,6 +295,29 @@ fn an_idle_connection_is_closed_without_a_word() {
 }
 
 #[test]
+fn a_drain_serves_what_is_under_way_and_closes_what_is_idle() {
+    run(async |lab: &mut Lab| {
+        let mut idle = lab.client().await;
+        idle.send("GET / HTTP/1.1\r\nHost: denied.test\r\n\r\n").await;
+        idle.message().await;
+        let mut busy = lab.client().await;
+        busy.send(GET).await;
+        let mut origin = lab.accept("good.test").await;
+        origin.head().await;
+        lab.drain();
+        assert_eq!(idle.rest().await, b"");
+        origin.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx").await;
+        let answer = busy.message().await;
+        assert_eq!(answer.text(), "x");
+        assert_eq!(answer.field("connection"), Some("close"));
+        assert_eq!(busy.rest().await, b"");
+        drop((idle, busy));
+        let endings: Vec<_> = lab.records().await.iter().map(|record| record.ending).collect();
+        assert_eq!(endings, [Ending::Refused, Ending::Complete]);
+    });
+}
+
+#[test]
 fn an_answer_in_which_nothing_moves_is_ended() {
     let limits = Limits {
         idle_timeout: Duration::from_millis(200),
