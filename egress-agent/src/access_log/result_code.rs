@@ -251,6 +251,7 @@ impl ResultCode {
             Course::Passed => return None,
             Course::LeftFirst if matches!(outcome, Outcome::HeadTimeout) => "ERR_REQUEST_PARSE_TIMEOUT",
             Course::LeftFirst => "ERR_CLIENT_GONE",
+            Course::Denied if matches!(outcome, Outcome::Overload) => "ERR_CANNOT_FORWARD",
             Course::Denied => "ERR_ACCESS_DENIED",
             Course::Malformed => "ERR_INVALID_REQ",
             Course::TooLarge => "ERR_TOO_BIG",

@@ -132,6 +132,37 @@ fn after_a_rotation_the_old_file_has_what_came_before_and_the_new_one_what_came_
 }
 
 #[test]
+fn rotation_under_load_loses_no_record_and_tears_no_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("access.log");
+    let log = AccessLog::start(to_file(urls("%ru"), &path)).unwrap();
+    let mut files = Vec::new();
+    for number in 0..20_000 {
+        log.record(numbered(number));
+        if number % 2000 == 999 && path.exists() {
+            let rotated = directory.path().join(format!("access.log.{}", files.len()));
+            fs::rename(&path, &rotated).unwrap();
+            files.push(rotated);
+            log.reopen();
+        }
+    }
+    log.close(LIMIT).unwrap();
+    assert!(!files.is_empty());
+    files.extend(path.exists().then_some(path));
+    let text: String = files
+        .iter()
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    let expected: String = (0..20_000)
+        .map(|number| format!("http://good.test/{number}\n"))
+        .collect();
+    assert!(
+        text == expected,
+        "the files one after the other are all that was recorded, in order"
+    );
+}
+
+#[test]
 fn a_file_that_cannot_be_opened_again_is_kept_and_the_trouble_told() {
     let directory = tempfile::tempdir().unwrap();
     let inner = directory.path().join("inner");

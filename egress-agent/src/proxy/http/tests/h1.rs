@@ -261,9 +261,7 @@ fn a_body_that_the_connections_end_delimits_keeps_its_end() {
 fn an_answer_of_http_1_1_that_ends_with_its_connection_comes_in_chunks() {
     run(async |lab: &mut Lab| {
         let mut client = lab.client().await;
-        client
-            .send("GET / HTTP/1.1\r\nHost: good.test\r\n\r\n")
-            .await;
+        client.send("GET / HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
         let mut origin = lab.accept("good.test").await;
         origin.head().await;
         origin
@@ -281,9 +279,7 @@ fn an_answer_of_http_1_1_that_ends_with_its_connection_comes_in_chunks() {
 fn a_304_loses_its_length_and_nothing_else() {
     run(async |lab: &mut Lab| {
         let mut client = lab.client().await;
-        client
-            .send("GET / HTTP/1.1\r\nHost: good.test\r\n\r\n")
-            .await;
+        client.send("GET / HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
         let mut origin = lab.accept("good.test").await;
         origin.head().await;
         origin
