@@ -16,6 +16,7 @@ use egress_tests::{
     raw_client::{Outcome, Script, Step},
 };
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 promises![
     two_workloads_are_judged_each_by_its_own_policies,
@@ -337,14 +338,19 @@ async fn unselected_workloads_are_observed() {
         })
         .await;
 
-    let records = daemon.log();
-    let passed: Vec<_> = records
-        .iter()
-        .filter(|record| record["outcome"] == "unselected")
-        .collect();
+    let passed = || -> Vec<Value> {
+        let records = daemon.log().into_iter();
+        records
+            .filter(|record| record["outcome"] == "unselected")
+            .collect()
+    };
+    daemon
+        .eventually("it is logged", async || !passed().is_empty())
+        .await;
+    let passed = passed();
     assert!(
-        !passed.is_empty() && passed.iter().all(|record| record["namespace"] == "team-b"),
-        "{records:#?}"
+        passed.iter().all(|record| record["namespace"] == "team-b"),
+        "{passed:#?}"
     );
     assert!(!good.requests().await.is_empty());
     assert_eq!(
