@@ -10,6 +10,7 @@ mod clock;
 pub mod deny_page;
 mod exchange;
 mod forward;
+mod framing;
 #[doc(hidden)]
 pub mod fuzz;
 mod h1;

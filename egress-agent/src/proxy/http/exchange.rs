@@ -7,11 +7,13 @@ use std::{
 };
 
 use egress_common::outcome::Outcome;
-use http::{HeaderMap, Method, Uri, Version, header};
+use http::{HeaderMap, Method, header};
+
+use super::target::{Head, Target};
 
 use crate::{
     access_log::{AddressRelation, Asked, Ending, Protocol, Record},
-    policy::Verdict,
+    policy::{Host, Verdict},
     proxy::Connection,
 };
 
@@ -58,14 +60,30 @@ impl Exchange {
         });
     }
 
-    pub(super) fn asked(&mut self, method: &Method, url: Uri, version: Version) {
-        self.with(|record| {
-            record.asked = Asked::Request {
-                method: method.clone(),
+    /// What was asked for, as far as it can be told: a request whose host is in doubt is logged with the dialled address
+    /// in its place.
+    pub(super) fn asked(&mut self, head: &Head<'_>, target: Option<&Target>) {
+        let original = self.connection.original;
+        let url = match target {
+            Some(target) => Some(target.url.clone()),
+            None if head.method == Method::CONNECT => None,
+            None => Target::url_of_dialled(head.uri, original),
+        };
+        let asked = match url {
+            Some(url) => Asked::Request {
+                method: head.method.clone(),
                 url,
-                version,
-            };
-        });
+                version: head.version,
+            },
+            None => match head.uri.host().map(Host::parse) {
+                Some(Ok(host)) => Asked::Tunnel {
+                    host,
+                    port: head.uri.port_u16().unwrap_or_else(|| original.port()),
+                },
+                Some(Err(_)) | None => Asked::Nothing,
+            },
+        };
+        self.with(|record| record.asked = asked);
     }
 
     pub(super) fn verdict(&mut self, verdict: Verdict, enforced: bool) {

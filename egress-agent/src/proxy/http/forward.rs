@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use super::{
     body::{RequestBody, ResponseBody, UploadState, lists},
     deny_page::Particulars,
+    framing,
     interim::Gate,
     lane::{Lane, Manner, close},
     target::Target,
@@ -145,6 +146,9 @@ impl Lane {
         sent: &Sent,
     ) -> Response<ResponseBody> {
         let (mut parts, body) = response.into_parts();
+        if !framing::settle(&mut parts.headers) {
+            return self.fail(&DialError::new(Outcome::OriginFailed), passed, true);
+        }
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             if !upgrade::is_taken(sent.offer, &parts.headers) {
                 // Nobody offered what it switches to.

@@ -24,7 +24,7 @@ use super::{
     forward::{Gone, Passed},
     judge::{Judged, judge},
     lane::{Lane, Manner, Waiting},
-    target::{Head, Target},
+    target::Head,
     upstream::{Allowed, BUFFER_BYTES, MOST_FIELDS, Upstream},
 };
 use crate::{
@@ -127,12 +127,7 @@ async fn drive(lane: &Rc<Lane>, mut drain: DrainWatcher) -> (End, Bytes) {
 async fn handle(lane: Rc<Lane>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Gone> {
     let (parts, body) = request.into_parts();
     lane.begin(Some(&parts.headers));
-    let head = Head {
-        method: &parts.method,
-        uri: &parts.uri,
-        version: parts.version,
-        headers: &parts.headers,
-    };
+    let head = Head::of(&parts);
     let is_html = wants_html(&parts.headers);
     match judge(&lane.connection, &head) {
         Judged::Pass {
@@ -141,8 +136,10 @@ async fn handle(lane: Rc<Lane>, request: Request<Incoming>) -> Result<Response<R
             view,
             enforced,
         } => {
-            lane.asked(&parts, Some(target.url.clone()));
-            lane.note(|exchange| exchange.verdict(verdict.clone(), enforced));
+            lane.note(|exchange| {
+                exchange.asked(&head, Some(&target));
+                exchange.verdict(verdict.clone(), enforced);
+            });
             let allowed = Allowed {
                 host: target.host.clone(),
                 view,
@@ -161,22 +158,17 @@ async fn handle(lane: Rc<Lane>, request: Request<Incoming>) -> Result<Response<R
             verdict,
             refusal,
         } => {
-            let url = match &target {
-                Some(target) => Some(target.url.clone()),
-                None => Target::url_of_dialled(&parts.uri, lane.connection.original),
-            };
-            lane.asked(&parts, url);
-            lane.note(|exchange| exchange.verdict(verdict.clone(), true));
-            let manner = Manner {
-                is_html,
-                closes: target.is_none() || !body.is_end_stream(),
-            };
+            lane.note(|exchange| {
+                exchange.asked(&head, target.as_ref());
+                exchange.verdict(verdict.clone(), true);
+            });
+            let closes = target.is_none() || !body.is_end_stream();
             let detail = refusal.map(|refusal| refusal.to_string());
             let particulars = Particulars {
                 detail: detail.as_deref(),
                 errno: None,
             };
-            Ok(lane.explain(target.as_ref(), &verdict, particulars, manner))
+            Ok(lane.explain(target.as_ref(), &verdict, particulars, Manner { is_html, closes }))
         }
     }
 }

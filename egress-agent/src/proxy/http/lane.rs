@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use egress_common::outcome::Class;
-use http::{HeaderMap, HeaderValue, Response, Uri, Version, header, request, response};
+use http::{HeaderMap, HeaderValue, Response, Version, header, response};
 use tokio::time::Instant;
 
 use super::{
@@ -124,12 +124,6 @@ impl Lane {
             cut: None,
             is_framed: true,
         });
-    }
-
-    pub(super) fn asked(&self, parts: &request::Parts, url: Option<Uri>) {
-        if let Some(url) = url {
-            self.note(|exchange| exchange.asked(&parts.method, url, parts.version));
-        }
     }
 
     /// Adds to the account.

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use egress_common::outcome::Outcome;
-use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request};
 
 use crate::policy::Host;
 
@@ -78,6 +78,19 @@ pub enum Refusal {
 struct Authority {
     host: Host,
     port: Option<u16>,
+}
+
+impl<'a> Head<'a> {
+    /// Of a request as hyper gives it.
+    #[must_use]
+    pub const fn of(parts: &'a request::Parts) -> Self {
+        Self {
+            method: &parts.method,
+            uri: &parts.uri,
+            version: parts.version,
+            headers: &parts.headers,
+        }
+    }
 }
 
 impl Target {

@@ -13,7 +13,7 @@ use super::{
         deny_page::{Particulars, Refused, wants_html},
         exchange::Exchange,
         judge::{Judged, judge},
-        target::{Head, Target},
+        target::Head,
         upstream::Allowed,
     },
     Shared,
@@ -72,12 +72,7 @@ pub(super) async fn handle(
     let asker = Asker::of(&parts.headers);
     let connection = Rc::clone(&account.shared);
     let connection = &connection.connection;
-    let head = Head {
-        method: &parts.method,
-        uri: &parts.uri,
-        version: parts.version,
-        headers: &parts.headers,
-    };
+    let head = Head::of(&parts);
     match judge(connection, &head) {
         Judged::Pass {
             target,
@@ -85,8 +80,10 @@ pub(super) async fn handle(
             view,
             enforced,
         } => {
-            account.asked(&parts, Some(target.url));
-            account.note(|exchange| exchange.verdict(verdict.clone(), enforced));
+            account.note(|exchange| {
+                exchange.asked(&head, Some(&target));
+                exchange.verdict(verdict.clone(), enforced);
+            });
             let allowed = Allowed {
                 host: target.host,
                 view,
@@ -99,12 +96,10 @@ pub(super) async fn handle(
             verdict,
             refusal,
         } => {
-            let url = match &target {
-                Some(target) => Some(target.url.clone()),
-                None => Target::url_of_dialled(&parts.uri, connection.original),
-            };
-            account.asked(&parts, url);
-            account.note(|exchange| exchange.verdict(verdict.clone(), true));
+            account.note(|exchange| {
+                exchange.asked(&head, target.as_ref());
+                exchange.verdict(verdict.clone(), true);
+            });
             let host = target.as_ref().map(|target| &target.host);
             let detail = refusal.map(|refusal| refusal.to_string());
             let particulars = Particulars {
@@ -211,12 +206,6 @@ impl Account {
     fn note(&mut self, change: impl FnOnce(&mut Exchange)) {
         if let Some(exchange) = &mut self.exchange {
             change(exchange);
-        }
-    }
-
-    fn asked(&mut self, parts: &request::Parts, url: Option<Uri>) {
-        if let Some(url) = url {
-            self.note(|exchange| exchange.asked(&parts.method, url, parts.version));
         }
     }
 

@@ -161,7 +161,13 @@ fn connect_is_refused() {
         assert_eq!(client.rest().await, b"");
         drop(client);
         lab.origin("good.test").heard_nothing();
-        assert_eq!(lab.records().await[0].verdict.outcome, Outcome::ForbiddenMethod);
+        let records = lab.records().await;
+        assert_eq!(records[0].verdict.outcome, Outcome::ForbiddenMethod);
+        let asked = Asked::Tunnel {
+            host: crate::policy::Host::parse("good.test").unwrap(),
+            port: 443,
+        };
+        assert_eq!(records[0].asked, asked);
     });
 }
 

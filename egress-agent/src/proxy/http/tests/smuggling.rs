@@ -212,6 +212,36 @@ fn an_answer_with_two_meanings_is_not_passed_on() {
 }
 
 #[test]
+fn an_answer_with_two_framings_is_passed_on_with_one() {
+    for framing in [
+        "Content-Length: 5\r\nContent-Length: 5",
+        "Content-Length: 5, 5",
+        "Content-Length: 3\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 3",
+    ] {
+        run(async |lab: &mut Lab| {
+            let mut client = lab.client().await;
+            client.send("GET / HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
+            let mut origin = lab.accept("good.test").await;
+            origin.head().await;
+            let body = if framing.contains("chunked") {
+                "5\r\nhello\r\n0\r\n\r\n"
+            } else {
+                "hello"
+            };
+            origin
+                .send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{body}"))
+                .await;
+            let answer = client.message().await;
+            assert_eq!(answer.text(), "hello", "{framing:?}");
+            let head = answer.head.to_lowercase();
+            let framings = head.matches("content-length").count() + head.matches("transfer-encoding").count();
+            assert_eq!(framings, 1, "{head}");
+        });
+    }
+}
+
+#[test]
 fn bytes_behind_an_answer_are_never_the_next_answer() {
     run(async |lab: &mut Lab| {
         let mut client = lab.client().await;
