@@ -60,17 +60,24 @@ fn an_origin_that_breaks_off_in_the_middle_is_not_mistaken_for_one_that_finished
 
 #[test]
 fn what_came_before_the_break_arrives() {
-    run(async |lab: &mut Lab| {
-        let mut client = lab.client().await;
-        client.send(GET).await;
-        let mut origin = lab.accept("good.test").await;
-        origin.head().await;
-        // In one segment with the end, so that body and failure are there at the same time.
-        origin.send(HALF).await;
-        drop(origin);
-        let all = client.rest().await;
-        assert!(all.ends_with(b"half"), "{}", all.escape_ascii());
-    });
+    // Somewhere on the way the client's socket is full, and the break finds bytes that hyper has not written yet.
+    for size in (1..=48).map(|step| step * 128 * 1024) {
+        run(async |lab: &mut Lab| {
+            let mut client = lab.client().await;
+            client.send(GET).await;
+            let mut origin = lab.accept("good.test").await;
+            origin.head().await;
+            origin
+                .send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+                .await;
+            let sending = tokio::task::spawn_local(async move { origin.send(vec![b'x'; size]).await });
+            client.head().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let arrived = client.rest().await.len();
+            sending.await.unwrap();
+            assert_eq!(arrived, size);
+        });
+    }
 }
 
 #[test]
