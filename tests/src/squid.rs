@@ -5,12 +5,15 @@
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, time::Duration};
 
 use nix::sys::signal::Signal;
-use tokio::{net::UdpSocket, time::timeout};
+use tokio::{
+    net::UdpSocket,
+    time::{sleep, timeout},
+};
 
 use crate::{
     agent::{Running, Start},
     clients::Client,
-    lab::{AGENT_DNS, CLIENT_V4, World},
+    lab::{AGENT_DNS, CLIENT_V4, World, traces::listeners},
 };
 
 /// Where squid listens: on the workload's own address, so that it logs the same client as the agent does.
@@ -109,6 +112,17 @@ impl<'w> Squid<'w> {
         let client = Client::new("squid").words("-N -d 1 -f").arg(config);
         let running = Start::new(world, &world.client).client(&client).start();
         running.complains("Accepting HTTP Socket connections").await;
+        // It says so before it calls listen(2); and a connection of ours, to try it, would be one more line in its log.
+        let listens = timeout(Duration::from_secs(20), async {
+            while listeners(&world.client).await.is_empty() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(
+            listens.await.is_ok(),
+            "squid does not listen: {}",
+            running.stderr()
+        );
         Self {
             running,
             logs: sockets,

@@ -355,7 +355,7 @@ impl Finished {
 
 /// Text as it is, other bytes by their number alone.
 fn shown(bytes: &[u8]) -> String {
-    let begin = &bytes[..bytes.len().min(4096)];
+    let begin = &bytes[..bytes.len().min(2048)];
     // A character cut in two at the end is no reason to hide the text before it.
     match std::str::from_utf8(begin) {
         Ok(text) => text.to_owned(),

@@ -7,6 +7,7 @@
 //! - `/trailers`: a body with the trailer `x-checksum`
 //! - `/close`: answers and closes
 //! - `/vanish/N`: promises N bytes, sends half of them and closes the connection
+//! - `/stall`: promises 100 bytes, sends the line `stalled` and then nothing more
 //! - `/echo`: a WebSocket that sends back what it gets
 
 use std::{
@@ -18,9 +19,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Frame;
-use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -96,6 +98,15 @@ async fn answer(request: Request<Incoming>, pen: Pen, name: Arc<str>) -> Result<
             response
                 .headers_mut()
                 .insert(header::CONTENT_LENGTH, HeaderValue::from(number));
+            response
+        }
+        "stall" => {
+            let begin = stream::iter([Ok(Frame::data(Bytes::from_static(b"stalled\n")))]);
+            let body = StreamBody::new(begin.chain(stream::pending()));
+            let mut response = Response::new(body.boxed_unsync());
+            response
+                .headers_mut()
+                .insert(header::CONTENT_LENGTH, HeaderValue::from(100));
             response
         }
         "hash" if request.headers().contains_key("x-unwelcome") => status(StatusCode::EXPECTATION_FAILED),
