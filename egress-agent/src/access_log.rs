@@ -5,6 +5,8 @@
 
 mod facts;
 mod format;
+#[doc(hidden)]
+pub mod fuzz;
 mod json;
 mod pending;
 mod queue;

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use egress_agent::proxy;
+use egress_agent::{access_log, policy, proxy};
 
 type Check = fn(&[u8]);
 
@@ -17,6 +17,9 @@ const TARGETS: &[(&str, Check)] = &[
     ("detect", proxy::fuzz::detect_protocol),
     ("authority", proxy::http::fuzz::authority),
     ("http_path", proxy::http::fuzz::path),
+    ("host_pattern", policy::fuzz::fuzz_host_pattern),
+    ("policy_document", policy::fuzz::fuzz_policy_document),
+    ("log_format", access_log::fuzz::log_format),
 ];
 
 /// What the committed corpora may take, so that a checkout and a test run stay small.

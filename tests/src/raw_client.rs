@@ -28,6 +28,8 @@ pub enum Step {
     },
     /// Sends that many bytes of the payload.
     SendPayload(u64),
+    /// Sends that many bytes of the payload and reads as many at the same time.
+    Exchange(u64),
     /// Sends the end of the stream; reading goes on.
     FinishSending,
     /// Reads until what came since the last such step ends with these hexadecimal bytes.

@@ -117,13 +117,16 @@ impl<'w> Start<'w> {
             .collect();
         self.world
             .tell(&format!("$ {}   (in {})", words.join(" "), self.place));
-        // Neither nsenter (without --fork or --pid) nor the shell makes a new process: the child's id is the command's.
+        // Neither nsenter (without --fork or --pid) nor env nor the shell makes a new process: the child's id is the command's.
         let mut command = Command::new(tool("nsenter"));
         command
             .arg(format!("--net={}", self.net.display()))
             .arg(format!("--mount={}", self.mnt.display()))
             .args([
                 "--",
+                // A suite that runs in the background of a script inherits signals as ignored, and so would the agent.
+                "/usr/bin/env",
+                "--default-signal",
                 "/bin/sh",
                 "-c",
                 "echo $$ > \"$0\"/cgroup.procs && exec \"$@\"",

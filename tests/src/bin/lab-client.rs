@@ -14,7 +14,7 @@ use egress_tests::{
 };
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     sync::Barrier,
     task::JoinSet,
@@ -109,6 +109,7 @@ impl Player {
         match step {
             Step::Send { hex, chunk, pause } => self.send(&from_hex(hex), *chunk, *pause).await,
             Step::SendPayload(length) => self.send_payload(*length).await,
+            Step::Exchange(length) => self.exchange(*length).await,
             Step::FinishSending => self.stream()?.shutdown().await,
             Step::ReadUntil(digits) => {
                 let end = from_hex(digits);
@@ -170,14 +171,29 @@ impl Player {
     }
 
     async fn send_payload(&mut self, length: u64) -> io::Result<()> {
-        let mut payload = Payload::new();
-        let mut left = length;
-        while left > 0 {
-            let bytes = payload.next(left);
-            left -= bytes.len() as u64;
-            self.stream()?.write_all(bytes).await?;
-        }
-        Ok(())
+        send_payload(self.stream()?, length).await
+    }
+
+    async fn exchange(&mut self, length: u64) -> io::Result<()> {
+        let mut stream = self.stream.take().ok_or(io::ErrorKind::NotConnected)?;
+        let (mut reader, mut writer) = stream.split();
+        let receive = async {
+            let mut buffer = vec![0; 256 * 1024];
+            let mut left = length;
+            while left > 0 {
+                let count = reader.read(&mut buffer).await?;
+                if count == 0 {
+                    self.outcome.saw_end = true;
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                self.take(&buffer[..count]);
+                left = left.saturating_sub(count as u64);
+            }
+            Ok(())
+        };
+        let exchanged = tokio::try_join!(send_payload(&mut writer, length), receive);
+        self.stream = Some(stream);
+        exchanged.map(|_| ())
     }
 
     /// Reads at least 1 and at most `limit` bytes and adds them to `since`.
@@ -210,4 +226,15 @@ impl Player {
         let room = KEPT - self.kept.len();
         self.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
+}
+
+async fn send_payload(stream: &mut (impl AsyncWrite + Unpin), length: u64) -> io::Result<()> {
+    let mut payload = Payload::new();
+    let mut left = length;
+    while left > 0 {
+        let bytes = payload.next(left);
+        left -= bytes.len() as u64;
+        stream.write_all(bytes).await?;
+    }
+    Ok(())
 }
