@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header};
 use super::{
     judge::{Judged, judge},
     target::Head,
+    upstream::MOST_FIELDS,
 };
 use crate::{access_log::Asked, policy::Verdict, proxy::Connection};
 
@@ -23,9 +24,6 @@ pub struct Observed {
     pub user_agent: Option<HeaderValue>,
 }
 
-/// hyper's own limit.
-const MOST_FIELDS: usize = 100;
-
 /// Reads the head at the beginning of `received`; `None` while it is incomplete.
 pub fn observe(received: &[u8], connection: &Connection) -> Option<Observed> {
     let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
@@ -33,6 +31,7 @@ pub fn observe(received: &[u8], connection: &Connection) -> Option<Observed> {
     match request.parse(received) {
         Ok(httparse::Status::Partial) => return None,
         Ok(httparse::Status::Complete(_)) => {}
+        Err(httparse::Error::TooManyHeaders) => return Some(Observed::refused(Outcome::HeadTooLarge)),
         Err(_malformed) => return Some(Observed::refused(Outcome::MalformedHttp)),
     }
     Some(read(&request, connection).unwrap_or_else(|| Observed::refused(Outcome::MalformedHttp)))

@@ -259,3 +259,27 @@ fn bytes_behind_an_answer_are_never_the_next_answer() {
         assert_eq!(client.message().await.text(), "2");
     });
 }
+
+#[test]
+fn characters_that_url_parsers_differ_on_go_on_as_they_are_or_not_at_all() {
+    for refused in ["/<", "/>", "/`", "/?<", "/?\""] {
+        run(async |lab: &mut Lab| {
+            let bytes = format!("GET {refused} HTTP/1.1\r\nHost: good.test\r\n\r\n");
+            let (request, answer) = heard(lab, &bytes).await;
+            assert_eq!(request, None, "{refused:?}");
+            assert_eq!(answer.status(), Some(400), "{refused:?}");
+        });
+    }
+    for target in ["/\"{}", "/|^[]\\", "/~'!$%41", "/?{}|^`\\[]", "/?a?b"] {
+        run(async |lab: &mut Lab| {
+            let bytes = format!("GET {target} HTTP/1.1\r\nHost: good.test\r\n\r\n");
+            let (request, answer) = heard(lab, &bytes).await;
+            let request = request.expect(target);
+            assert_eq!(
+                request.head.lines().next(),
+                Some(format!("GET {target} HTTP/1.1").as_str())
+            );
+            assert_eq!(answer.status(), Some(200), "{target:?}");
+        });
+    }
+}
