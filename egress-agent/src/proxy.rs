@@ -13,7 +13,6 @@ mod lanes;
 pub mod leg;
 pub mod limits;
 pub mod listener;
-mod race;
 pub mod read_head;
 pub mod refuse;
 pub mod resolve;

@@ -46,6 +46,39 @@ impl PortSet {
     pub fn union(&self, other: &Self) -> Self {
         self.ranges.iter().chain(&other.ranges).cloned().collect()
     }
+
+    /// The ports of both sets.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        let overlaps = self.ranges.iter().flat_map(|mine| {
+            other
+                .ranges
+                .iter()
+                .map(move |theirs| *mine.start().max(theirs.start())..=*mine.end().min(theirs.end()))
+        });
+        overlaps.collect()
+    }
+
+    /// The ports of this set that are not in the other one.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        self.intersection(&other.complement())
+    }
+
+    fn complement(&self) -> Self {
+        let mut gaps = Vec::with_capacity(self.ranges.len() + 1);
+        let mut next = Some(0);
+        for range in &self.ranges {
+            if let Some(start) = next
+                && let Some(end) = range.start().checked_sub(1)
+            {
+                gaps.push(start..=end);
+            }
+            next = range.end().checked_add(1);
+        }
+        gaps.extend(next.map(|start| start..=u16::MAX));
+        gaps.into_iter().collect()
+    }
 }
 
 impl FromIterator<RangeInclusive<u16>> for PortSet {
@@ -104,6 +137,23 @@ mod tests {
             let set: PortSet = ranges.iter().cloned().collect();
             prop_assert_eq!(set.contains(probe), ranges.iter().any(|range| range.contains(&probe)));
             prop_assert_eq!(set.contains(probe), set.iter().any(|port| port == probe));
+        }
+
+        #[test]
+        fn sets_are_cut_port_by_port(
+            left in prop::collection::vec((0_u16..60, 0_u16..60), 0..6),
+            right in prop::collection::vec((0_u16..60, 0_u16..60), 0..6),
+        ) {
+            let set = |pairs: Vec<(u16, u16)>| -> PortSet {
+                pairs.into_iter().map(|(start, end)| start..=end).collect()
+            };
+            let (left, right) = (set(left), set(right));
+            for port in (0..64).chain([u16::MAX]) {
+                let (in_left, in_right) = (left.contains(port), right.contains(port));
+                prop_assert_eq!(left.intersection(&right).contains(port), in_left && in_right);
+                prop_assert_eq!(left.without(&right).contains(port), in_left && !in_right);
+                prop_assert_eq!(PortSet::all().without(&left).contains(port), !in_left);
+            }
         }
     }
 }

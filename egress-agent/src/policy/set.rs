@@ -10,6 +10,7 @@ use super::{
     address::canonical,
     document::Mode,
     index::{GroupIndex, NameIndex, NetIndex},
+    name::DomainName,
     ports::PortSet,
     problem::Place,
     rule::{Asked, Policy, Rule, Subject},
@@ -96,6 +97,15 @@ pub(super) struct RuleIndex {
     rules: Vec<(usize, Rule)>,
     names: NameIndex<usize>,
     nets: NetIndex<usize>,
+}
+
+/// Which rules count when nothing but a name is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Those that may cover some request.
+    Possible,
+    /// Those that cover every request.
+    Certain,
 }
 
 #[derive(Debug)]
@@ -278,6 +288,31 @@ impl Scope {
             .min()
     }
 
+    /// Takes from `ports` what the ceilings of the groups do not leave to `name`: the first one by name that leaves
+    /// nothing.
+    pub(super) fn lower_to_ceilings(
+        &self,
+        groups: &[usize],
+        name: &DomainName,
+        ports: &PortSet,
+    ) -> Result<(), &Arc<RuleId>> {
+        let mut ceilings: Vec<&IndexedCeiling> = groups
+            .iter()
+            .filter_map(|group| self.ceilings.get(group))
+            .flatten()
+            .collect();
+        ceilings.sort_by_key(|ceiling| &ceiling.id);
+        let mut left = ports.clone();
+        for ceiling in ceilings {
+            let (below, _) = ceiling.rules.ports_of_name(groups, name, Reach::Possible);
+            left = left.intersection(&below);
+            if left.is_empty() {
+                return Err(&ceiling.id);
+            }
+        }
+        Ok(())
+    }
+
     fn place(&self, id: &RuleId) -> Option<&Place> {
         let ceilings = || self.ceilings.values().flatten();
         let rules = [&self.egress, &self.deny]
@@ -366,6 +401,25 @@ impl RuleIndex {
                     .and_then(&mut visit)
             }),
         }
+    }
+
+    /// The ports on which rules of the groups reach `name`, and the first of those rules.
+    pub(super) fn ports_of_name(
+        &self,
+        groups: &[usize],
+        name: &DomainName,
+        reach: Reach,
+    ) -> (PortSet, Option<&Rule>) {
+        let (mut ports, mut first) = (PortSet::default(), None);
+        self.names.find(name, |number| {
+            let rule = self.rule(number, groups)?;
+            if reach == Reach::Possible || rule.requests.is_empty() {
+                ports = ports.union(&rule.host_ports);
+                first = first.or(Some(rule));
+            }
+            None::<()>
+        });
+        (ports, first)
     }
 
     /// A rule of one of the groups that allows the address itself on the port, for whatever is asked there.

@@ -9,8 +9,9 @@ use super::{
     address::{canonical, is_metadata},
     document::Mode,
     name::DomainName,
+    ports::PortSet,
     rule::{Asked, Miss, Rule},
-    set::{PolicySet, Scope, Unselected},
+    set::{PolicySet, Reach, Scope, Unselected},
     verdict::{RuleId, Verdict},
 };
 use crate::identity::Workload;
@@ -96,6 +97,37 @@ impl PolicyView {
         self.decide(&Asked::new(target).undialled())
     }
 
+    /// Whether there is any connection or request to `name` that the policies allow, with the rule: the verdict on looking
+    /// it up. A name about which that can never be so need not be looked up, and a query for it would only tell it to
+    /// whoever answers.
+    #[must_use]
+    pub fn could_allow(&self, name: &DomainName) -> Verdict {
+        if !self.is_selected() {
+            return self.unselected();
+        }
+        let cluster = self.set.cluster();
+        let (denied, denial) = cluster
+            .deny
+            .ports_of_name(&self.cluster_groups, name, Reach::Certain);
+        let (mut allowed, mut rule) = (PortSet::default(), None);
+        for (scope, groups) in self.scopes() {
+            let (ports, first) = scope.egress.ports_of_name(groups, name, Reach::Possible);
+            allowed = allowed.union(&ports);
+            rule = rule.or(first);
+        }
+        let left = allowed.without(&denied);
+        match (rule, denial) {
+            (_, Some(denial)) if denied == PortSet::all() || (left.is_empty() && !allowed.is_empty()) => {
+                by_rule(Outcome::ClusterDeny, &denial.id)
+            }
+            (None, _) => Verdict::without_rule(Outcome::NoRule),
+            (Some(rule), _) => match cluster.lower_to_ceilings(&self.cluster_groups, name, &left) {
+                Ok(()) => by_rule(Outcome::AllowedByRule, &rule.id),
+                Err(ceiling) => by_rule(Outcome::OutsideCeiling, ceiling),
+            },
+        }
+    }
+
     /// Whether `name` may resolve to private addresses, which are otherwise refused as DNS rebinding.
     #[must_use]
     pub fn private_answers_allowed(&self, name: &DomainName) -> bool {
@@ -171,10 +203,7 @@ impl PolicyView {
 
     fn decide(&self, asked: &Asked<'_>) -> Verdict {
         if !self.is_selected() {
-            return Verdict::without_rule(match self.set.settings().unselected {
-                Unselected::Observe => Outcome::Unselected,
-                Unselected::Enforce => Outcome::UnselectedDenied,
-            });
+            return self.unselected();
         }
         let cluster = self.set.cluster();
         if let Some(rule) = cluster.deny.denying(&self.cluster_groups, asked) {
@@ -190,6 +219,13 @@ impl PolicyView {
             Some(rule) => by_rule(Outcome::AllowedByRule, &rule.id),
             None => Verdict::without_rule(Outcome::NoRule),
         }
+    }
+
+    fn unselected(&self) -> Verdict {
+        Verdict::without_rule(match self.set.settings().unselected {
+            Unselected::Observe => Outcome::Unselected,
+            Unselected::Enforce => Outcome::UnselectedDenied,
+        })
     }
 
     /// The namespace's policies and the cluster's, each with the groups that select the workload.

@@ -5,7 +5,6 @@
 
 mod candidates;
 mod error;
-pub mod private;
 mod socket;
 
 use std::{
@@ -23,13 +22,14 @@ pub use self::error::DialError;
 use super::{
     connection::Route,
     leg::LegSettings,
-    race::staggered,
     resolve::{ResolveError, ResolveSettings, Resolver},
 };
 use crate::{
     access_log::AddressRelation,
+    dns::private,
     netns::Netns,
     policy::{DomainName, Host},
+    race::staggered,
 };
 
 /// RFC 8305, section 5: the recommended head start of one attempt over the next.

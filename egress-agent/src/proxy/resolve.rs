@@ -4,8 +4,6 @@
 //! network namespace with the agent's own resolvers; nothing that a workload can write to (its resolv.conf, its hosts
 //! file) takes part.
 
-mod files;
-
 use std::{
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
@@ -23,9 +21,11 @@ use hickory_resolver::{
 };
 use tokio::time;
 
-use self::files::Watched;
-use super::race::staggered;
-use crate::policy::DomainName;
+use crate::{
+    dns::files::{self, Watched},
+    policy::DomainName,
+    race::staggered,
+};
 
 /// RFC 8305, section 3: how long the second address family may lag behind the first positive answer.
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);

@@ -11,23 +11,24 @@ use anyhow::{Context, Result, bail};
 use crate::workspace;
 
 /// Modules that know nothing of what flows: every stage may use them, and they use each other at most.
-const GROUND: &str = "drain instance readiness socket status telemetry";
+const GROUND: &str = "drain instance race readiness socket status telemetry";
 
 /// The stages, in the order in which data flows, then what puts them together; each with those that it may use, which
 /// stand above it. A new edge is a decision, made here.
-const STAGES: [(&str, &str); 10] = [
+const STAGES: [(&str, &str); 11] = [
     ("netns", ""),
     ("kernel", "netns"),
     ("identity", "kernel"),
     ("policy", "identity"),
     ("access_log", "identity policy"),
-    ("proxy", "netns kernel identity policy access_log"),
-    ("enforcer", "netns kernel identity policy access_log proxy"),
-    ("config", "identity policy access_log proxy"),
+    ("dns", "netns kernel identity policy"),
+    ("proxy", "netns kernel identity policy access_log dns"),
+    ("enforcer", "netns kernel identity policy access_log dns proxy"),
+    ("config", "identity policy access_log dns proxy"),
     ("cli", "identity policy access_log proxy"),
     (
         "commands",
-        "netns kernel identity policy access_log proxy enforcer config cli",
+        "netns kernel identity policy access_log dns proxy enforcer config cli",
     ),
 ];
 

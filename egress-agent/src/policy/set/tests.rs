@@ -1,5 +1,6 @@
 //! Units first, then properties against a naive reading of the documents.
 
+mod lookups;
 mod naive;
 
 use egress_common::outcome::Outcome;

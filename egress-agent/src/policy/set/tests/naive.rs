@@ -71,7 +71,7 @@ impl Ask {
         })
     }
 
-    fn host(&self) -> Host {
+    pub(super) fn host(&self) -> Host {
         match self.host.parse() {
             Ok(address) => Host::Address(address),
             Err(_) => Host::parse(self.host).unwrap(),

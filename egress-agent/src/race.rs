@@ -12,7 +12,7 @@ use tokio::time;
 ///
 /// # Errors
 /// All attempts failed: their errors in the order in which they failed. None if there were no candidates.
-pub(super) async fn staggered<C, T, E, F>(
+pub(crate) async fn staggered<C, T, E, F>(
     candidates: impl IntoIterator<Item = C>,
     head_start: Duration,
     mut attempt: impl FnMut(C) -> F,

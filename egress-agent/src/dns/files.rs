@@ -12,13 +12,13 @@ use std::{
 use hickory_resolver::Hosts;
 
 /// A change is noticed within this time; looking each time would cost every connection a stat(2).
-pub(super) const CHECK_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// The well-known port of a name server.
 const DNS_PORT: u16 = 53;
 
 /// What a file says, parsed, and parsed anew when the file has changed. A missing or unreadable file counts as empty.
-pub(super) struct Watched<T> {
+pub(crate) struct Watched<T> {
     path: PathBuf,
     parse: Box<dyn Fn(&str) -> T + Send + Sync>,
     state: Mutex<State<T>>,
@@ -40,7 +40,7 @@ struct Stamp {
 }
 
 impl<T> Watched<T> {
-    pub(super) fn new(path: PathBuf, parse: impl Fn(&str) -> T + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(path: PathBuf, parse: impl Fn(&str) -> T + Send + Sync + 'static) -> Self {
         let state = State {
             checked: Instant::now(),
             stamp: stamp(&path),
@@ -54,7 +54,7 @@ impl<T> Watched<T> {
     }
 
     /// What the file says now, or said at most [`CHECK_EVERY`] ago.
-    pub(super) fn get(&self) -> Arc<T> {
+    pub(crate) fn get(&self) -> Arc<T> {
         // The state is whole at every point where a panic could leave the lock poisoned.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.checked.elapsed() >= CHECK_EVERY {
@@ -99,7 +99,7 @@ fn read(path: &Path) -> String {
 }
 
 /// The name servers of a resolv.conf(5); the one on this machine if there are none.
-pub(super) fn name_servers(text: &str) -> Vec<SocketAddr> {
+pub(crate) fn name_servers(text: &str) -> Vec<SocketAddr> {
     let mut servers: Vec<SocketAddr> = text
         .lines()
         .filter_map(|line| {
@@ -122,7 +122,7 @@ pub(super) fn name_servers(text: &str) -> Vec<SocketAddr> {
 }
 
 /// A hosts(5) file.
-pub(super) fn hosts(text: &str) -> Hosts {
+pub(crate) fn hosts(text: &str) -> Hosts {
     let mut hosts = Hosts::default();
     if let Err(error) = hosts.read_hosts_conf(text.as_bytes()) {
         tracing::warn!(%error, "cannot read the hosts file to its end");

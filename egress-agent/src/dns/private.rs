@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// name is DNS rebinding (or a mistake). The documentation ranges are not private. IPv6 forms that carry an IPv4 address
 /// (mapped, NAT64, 6to4, the old compatible one) count as what they carry.
 #[must_use]
-pub fn is_private(address: IpAddr) -> bool {
+pub(crate) fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_private_v4(address),
         IpAddr::V6(address) => is_private_v6(address),
