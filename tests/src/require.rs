@@ -27,8 +27,10 @@ impl Need {
         let (has, what) = match self {
             Self::Mptcp => (sysctl("net/mptcp/enabled") == Some(1), "the kernel has no MPTCP"),
             Self::IoUring => {
-                let off = sysctl("kernel/io_uring_disabled").is_none_or(|value| value == 2);
-                (!off, "the kernel has no io_uring, or it is switched off")
+                // The switch is there since Linux 6.6; before that, a symbol tells whether the kernel has it.
+                let on = sysctl("kernel/io_uring_disabled")
+                    .map_or_else(|| has_symbol("io_wq_create"), |value| value != 2);
+                (on, "the kernel has no io_uring, or it is switched off")
             }
             Self::FastOpen => {
                 let on = sysctl("net/ipv4/tcp_fastopen").is_some_and(|value| value & 1 == 1);
@@ -38,6 +40,14 @@ impl Need {
         };
         (!has).then_some(what)
     }
+}
+
+/// Whether the running kernel has a function of that name.
+fn has_symbol(name: &str) -> bool {
+    let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    symbols
+        .lines()
+        .any(|line| line.split_whitespace().nth(2) == Some(name))
 }
 
 fn sysctl(name: &str) -> Option<i64> {

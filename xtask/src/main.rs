@@ -9,6 +9,7 @@ mod progress;
 mod run;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ enum Verb {
     Demo,
     /// Run all tests: the unit tests, then those on the real kernel (root; about 10 min)
     Test(test::Arguments),
+    /// Run the tests of the kernel programs on other kernels, in qemu: `cargo xtask vm 6.1 newest -- sockets::`
+    Vm(vm::Arguments),
     /// Check formatting, lints, dependencies, the order of the modules and the words (about 3 min)
     Lint,
     /// Build the agent and run it with these arguments: `cargo xtask run -- exec --allow example.org -- curl
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Build(arguments) => build::verb(&arguments),
         Verb::Demo => demo::verb(),
         Verb::Test(arguments) => test::verb(&arguments),
+        Verb::Vm(arguments) => vm::verb(&arguments),
         Verb::Lint => lint::verb(),
         Verb::Run(arguments) => run::verb(&arguments),
     };

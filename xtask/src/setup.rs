@@ -4,6 +4,7 @@
 mod packages;
 mod rust;
 
+pub(crate) use packages::locate;
 pub(crate) use rust::{cargo_deny, find as kernel_tools};
 
 use std::{fmt, process::ExitCode, time::Instant};
@@ -21,9 +22,17 @@ pub(crate) enum Purpose {
     Test,
     /// Check the code.
     Lint,
+    /// Run tests on other kernels.
+    Vm,
 }
 
-const ALL: [Purpose; 4] = [Purpose::Build, Purpose::Demo, Purpose::Test, Purpose::Lint];
+const ALL: [Purpose; 5] = [
+    Purpose::Build,
+    Purpose::Demo,
+    Purpose::Test,
+    Purpose::Lint,
+    Purpose::Vm,
+];
 
 /// What could not be installed, and what the person types to have it.
 #[derive(Debug)]

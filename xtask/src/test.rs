@@ -2,7 +2,7 @@
 
 mod required;
 mod runner;
-mod tally;
+pub(crate) mod tally;
 
 use std::process::ExitCode;
 

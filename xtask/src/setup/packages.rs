@@ -39,7 +39,7 @@ const fn program(
     }
 }
 
-const PROGRAMS: [Program; 14] = [
+const PROGRAMS: [Program; 20] = [
     program("ip", Purpose::Demo, &["iproute2"], "iproute"),
     program("nsenter", Purpose::Demo, &["util-linux"], "util-linux-core"),
     program("curl", Purpose::Demo, &["curl"], "curl"),
@@ -74,6 +74,18 @@ const PROGRAMS: [Program; 14] = [
     // want the build with TLS.
     program("squid", Purpose::Test, &["squid-openssl"], "squid"),
     program("git", Purpose::Lint, &["git"], "git-core"),
+    program(
+        "qemu-system-x86_64",
+        Purpose::Vm,
+        &["qemu-system-x86"],
+        "qemu-system-x86-core",
+    ),
+    program("depmod", Purpose::Vm, &["kmod"], "kmod"),
+    program("modprobe", Purpose::Vm, &["kmod"], "kmod"),
+    program("xz", Purpose::Vm, &["xz-utils"], "xz"),
+    // The kernels are Debian's packages, wherever they run.
+    program("apt-get", Purpose::Vm, &["apt"], "apt"),
+    program("dpkg-deb", Purpose::Vm, &["dpkg"], "dpkg"),
 ];
 
 /// How many programs `purposes` want.
@@ -215,7 +227,7 @@ impl Program {
 }
 
 /// In `PATH`, or where administrators' programs are, which a person's `PATH` may leave out.
-fn locate(name: &str) -> Option<PathBuf> {
+pub(crate) fn locate(name: &str) -> Option<PathBuf> {
     let administrators = ["/usr/sbin", "/sbin"].map(|directory| Path::new(directory).join(name));
     which::which(name)
         .ok()

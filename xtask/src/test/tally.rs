@@ -4,7 +4,7 @@ use std::fmt;
 
 /// How one test ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(crate) enum Ending {
     Passed,
     Failed,
     Skipped,
@@ -12,13 +12,13 @@ pub(super) enum Ending {
 
 /// The tests of one or more runs, in the order in which they ended.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     tests: Vec<(String, Ending)>,
 }
 
 impl Tally {
     /// Reads a line that libtest, or a harness that prints as it does, has printed: `test NAME ... ok`.
-    pub(super) fn read_libtest(&mut self, line: &str) {
+    pub(crate) fn read_libtest(&mut self, line: &str) {
         let Some((name, ending)) = line
             .strip_prefix("test ")
             .and_then(|rest| rest.rsplit_once(" ... "))
@@ -69,7 +69,7 @@ impl Tally {
     }
 
     /// The end of the test of that name.
-    pub(super) fn ending(&self, name: &str) -> Option<Ending> {
+    pub(crate) fn ending(&self, name: &str) -> Option<Ending> {
         self.tests
             .iter()
             .find(|(known, _)| known == name)

@@ -1,0 +1,76 @@
+//! `cargo xtask vm`: the tests of the kernel programs on other kernels than the machine's, each booted in qemu.
+
+mod guest;
+mod image;
+mod kernels;
+mod verdict;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use self::{guest::Guest, kernels::Kernels, verdict::Verdicts};
+use crate::{
+    build,
+    setup::{self, Purpose},
+    workspace,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Versions such as 6.1, or `newest`
+    #[arg(default_values = ["6.1", "6.12", "newest"])]
+    kernels: Vec<String>,
+
+    /// Only tests whose names contain one of these, in place of those that are meant for other kernels
+    #[arg(last = true)]
+    filters: Vec<String>,
+}
+
+/// The files of tests that ask whether the kernel does what the programs take for granted. The others ask what
+/// the agent makes of it, which depends on no kernel.
+const FILES: [&str; 4] = ["lab::", "redirect::", "sockets::", "exec::"];
+
+pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("the kernels that this boots are for x86_64");
+    }
+    setup::ensure(&[Purpose::Build, Purpose::Demo, Purpose::Test, Purpose::Vm])?;
+    let kernels = Kernels::open()?.obtain(&arguments.kernels)?;
+    let guest = Guest {
+        agent: build::agent(false)?,
+        tests: build::tests()?,
+        init: build::guest_init()?,
+    };
+    let wanted = wanted(&guest.list()?, &arguments.filters)?;
+    let mut verdicts = Verdicts::default();
+    for kernel in &kernels {
+        println!("== Linux {}: {} tests", kernel.release, wanted.len());
+        verdicts.add(kernel, guest.run(kernel, &wanted)?, &wanted);
+    }
+    Ok(verdicts.print())
+}
+
+/// Of all tests those that are to be run.
+fn wanted(all: &[String], filters: &[String]) -> Result<Vec<String>> {
+    let matches = |name: &String| {
+        if filters.is_empty() {
+            FILES.iter().any(|file| name.starts_with(file))
+        } else {
+            filters.iter().any(|filter| name.contains(filter))
+        }
+    };
+    let wanted: Vec<String> = all.iter().filter(|name| matches(name)).cloned().collect();
+    if wanted.is_empty() {
+        bail!("no test has such a name");
+    }
+    Ok(wanted)
+}
+
+/// Where kernels and what is made for the guests are kept.
+fn directory() -> Result<std::path::PathBuf> {
+    let directory = workspace::target()?.join("vm");
+    std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    Ok(directory)
+}
