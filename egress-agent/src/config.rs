@@ -93,6 +93,7 @@ pub struct LogEntry {
 pub struct LimitEntries {
     head_bytes: usize,
     head_seconds: u64,
+    silence_milliseconds: u64,
     connect_seconds: u64,
     idle_seconds: u64,
     keep_alive_seconds: u64,
@@ -126,6 +127,7 @@ impl Default for LimitEntries {
         Self {
             head_bytes: limits.head_bytes,
             head_seconds: limits.head_timeout.as_secs(),
+            silence_milliseconds: u64::try_from(limits.silence.as_millis()).unwrap_or(u64::MAX),
             connect_seconds: limits.connect_timeout.as_secs(),
             idle_seconds: limits.idle_timeout.as_secs(),
             keep_alive_seconds: limits.keep_alive_timeout.as_secs(),
@@ -176,6 +178,9 @@ impl Config {
         if !(1024..=1 << 20).contains(&self.limits.head_bytes) {
             return Err("limits.headBytes: 1024 to 1048576 are allowed".to_owned());
         }
+        if !(1..=60_000).contains(&self.limits.silence_milliseconds) {
+            return Err("limits.silenceMilliseconds: 1 to 60000 are allowed".to_owned());
+        }
         let seconds = [
             ("headSeconds", self.limits.head_seconds),
             ("connectSeconds", self.limits.connect_seconds),
@@ -198,6 +203,7 @@ impl Config {
         Limits {
             head_bytes: entries.head_bytes,
             head_timeout: Duration::from_secs(entries.head_seconds),
+            silence: Duration::from_millis(entries.silence_milliseconds),
             connect_timeout: Duration::from_secs(entries.connect_seconds),
             idle_timeout: Duration::from_secs(entries.idle_seconds),
             keep_alive_timeout: Duration::from_secs(entries.keep_alive_seconds),
@@ -316,6 +322,7 @@ mod tests {
             ("instance: ../x", "letters"),
             ("limits: {headBytes: 1}", "1024"),
             ("limits: {idleSeconds: 0}", "604800"),
+            ("limits: {silenceMilliseconds: 0}", "60000"),
         ] {
             assert!(Config::parse(text).unwrap_err().contains(word), "{text}");
         }

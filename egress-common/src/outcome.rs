@@ -120,6 +120,8 @@ outcomes! {
     Overload = 109, Deny, "overload";
     /// The cgroup's identity did not become known in time.
     UnknownWorkload = 110, Deny, "unknown_workload";
+    /// Neither the client's first bytes nor this workload's own DNS answers name the destination.
+    NoKnownName = 124, Deny, "no_known_name";
 
     // 128..: allowed, and then failed.
     /// The name does not exist, or has no usable address.

@@ -157,6 +157,7 @@ impl Course {
             | Outcome::PrivateAnswer
             | Outcome::AddressMismatch
             | Outcome::NoFlow
+            | Outcome::NoKnownName
             | Outcome::Overload
             | Outcome::UnknownWorkload => Self::Denied,
             Outcome::MalformedTls | Outcome::MalformedHttp | Outcome::AmbiguousHost => Self::Malformed,

@@ -13,6 +13,7 @@ use crate::{
     access_log::{AccessLog, Output, Target},
     cli::ExecArgs,
     config,
+    dns::names::{NameLimits, NameTable},
     enforcer::{Enforcer, EnforcerSettings},
     identity::{Mapping, Workload},
     instance::Instance,
@@ -135,6 +136,8 @@ fn services(args: &ExecArgs) -> anyhow::Result<Arc<Services>> {
     Ok(Arc::new(Services {
         policy,
         dialer: Dialer::new(dial),
+        names: Arc::new(NameTable::new(NameLimits::default())),
+        client_first: config::DEFAULT_PORTS.to_vec(),
         log,
         limits,
     }))

@@ -13,6 +13,7 @@ use crate::{
     access_log::{AccessLog, Options},
     cli::RunArgs,
     config::Config,
+    dns::names::{NameLimits, NameTable},
     enforcer::{Enforcer, EnforcerSettings, Update},
     instance::Instance,
     kernel,
@@ -159,6 +160,8 @@ fn services(config: &Config, source: &PolicySource) -> anyhow::Result<Arc<Servic
     Ok(Arc::new(Services {
         policy,
         dialer: Dialer::new(dial),
+        names: Arc::new(NameTable::new(NameLimits::default())),
+        client_first: config.ports.clone(),
         log,
         limits,
     }))

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     access_log::{AccessLog, AddressRelation, Asked, Ending, Protocol, Record},
+    dns::NameTable,
     identity::{Process, Workload},
     netns::Netns,
     policy::{Host, PolicyStore, PolicyView, Verdict},
@@ -24,6 +25,10 @@ pub struct Services {
     pub policy: PolicyStore,
     /// Looks names up and dials.
     pub dialer: Dialer,
+    /// What each workload was told by DNS.
+    pub names: Arc<NameTable>,
+    /// The ports on which the client speaks first, whatever it speaks; on others the server may.
+    pub client_first: Vec<u16>,
     /// Takes the records.
     pub log: AccessLog,
     /// The bounds.

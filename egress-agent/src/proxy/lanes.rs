@@ -2,6 +2,7 @@
 
 mod observe;
 mod tls;
+mod unnamed;
 
 use std::sync::Arc;
 
@@ -34,10 +35,20 @@ pub(super) async fn serve(connection: Arc<Connection>, stream: TcpStream, drain:
 async fn enforce(connection: Arc<Connection>, mut stream: TcpStream, drain: DrainWatcher) {
     // What the record says if the task is dropped while it waits for the first bytes.
     let mut pending = begin(&connection, Outcome::ClientGone);
+    let services = &connection.services;
+    let server_may_begin = !services.client_first.contains(&connection.original.port());
+    let silence = server_may_begin.then_some(services.limits.silence);
     let Head { opening, received } =
-        read_head(&mut stream, &connection.services.limits, connection.accepted).await;
+        read_head(&mut stream, &services.limits, connection.accepted, silence).await;
     pending.protocol = opening.protocol();
     match opening {
+        Opening::Tls(hello) if server_may_begin && hello.server_name.is_none() => {
+            pending.tls = Some(hello.facts);
+            unnamed::serve(&connection, stream, received, pending).await;
+        }
+        Opening::Unreadable(Unreadable::Silent | Unreadable::Unknown) if server_may_begin => {
+            unnamed::serve(&connection, stream, received, pending).await;
+        }
         Opening::Tls(hello) => tls::serve(&connection, stream, hello, received, pending).await,
         Opening::Http1 | Opening::Http2 => {
             let protocol = opening.protocol();
@@ -58,7 +69,7 @@ async fn unreadable(stream: TcpStream, why: Unreadable, mut pending: Pending) {
             drop(stream);
             pending.finish(Ending::ClientAborted);
         }
-        Unreadable::TooSlow(_) | Unreadable::Tls(_) | Unreadable::Unknown => {
+        Unreadable::TooSlow(_) | Unreadable::Tls(_) | Unreadable::Unknown | Unreadable::Silent => {
             pending.status = FORBIDDEN;
             pending.bytes_to_client = tls::answer(stream, why.alert()).await;
             pending.finish(Ending::Refused);

@@ -9,6 +9,9 @@ pub struct Limits {
     pub head_bytes: usize,
     /// How long the first bytes may take to become judgeable, from accept.
     pub head_timeout: Duration,
+    /// How long a client may say nothing on a port where servers may speak first, before it is taken for one that waits for
+    /// its server. Nothing on ports where the client speaks first.
+    pub silence: Duration,
     /// How long one upstream dial may take, lookup included.
     pub connect_timeout: Duration,
     /// A tunnel in which nothing moves this long is closed.
@@ -30,6 +33,8 @@ impl Default for Limits {
             // OpenSSL's own bound on a ClientHello is 128 KiB, real ones with post-quantum shares are below 4 KiB.
             head_bytes: 64 * 1024,
             head_timeout: Duration::from_secs(5),
+            // Each connection to a server that speaks first is late by this much; a TLS client's hello comes with its ACK.
+            silence: Duration::from_millis(300),
             connect_timeout: Duration::from_secs(10),
             // squid's read_timeout is 15 minutes; long polls and SSH through 443 idle for longer.
             idle_timeout: Duration::from_secs(3600),

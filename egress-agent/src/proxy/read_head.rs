@@ -1,6 +1,9 @@
 //! From an accepted connection to what its client opened with, within the limits, and every byte kept for replay.
 
-use std::{io, time::Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use egress_common::outcome::Outcome;
@@ -44,6 +47,8 @@ pub enum Opening {
 pub enum Unreadable {
     /// The client closed or reset, having got as far as this protocol.
     Gone(Protocol),
+    /// The client said nothing at all for so long that it must be waiting for its server to speak first.
+    Silent,
     /// The time was over, having got as far as this protocol.
     TooSlow(Protocol),
     /// TLS whose hello is refused.
@@ -82,6 +87,7 @@ impl Unreadable {
     pub const fn outcome(self) -> Outcome {
         match self {
             Self::Gone(_) => Outcome::ClientGone,
+            Self::Silent => Outcome::NoKnownName,
             Self::TooSlow(_) => Outcome::HeadTimeout,
             Self::Tls(refusal) => refusal.outcome(),
             Self::Unknown => Outcome::UnknownProtocol,
@@ -94,7 +100,7 @@ impl Unreadable {
         match self {
             Self::Gone(protocol) | Self::TooSlow(protocol) => protocol,
             Self::Tls(_) => Protocol::Tls,
-            Self::Unknown => Protocol::Unknown,
+            Self::Unknown | Self::Silent => Protocol::Unknown,
         }
     }
 
@@ -104,7 +110,7 @@ impl Unreadable {
         match self {
             Self::Tls(refusal) => Some(refusal.alert()),
             Self::TooSlow(Protocol::Tls) => Alert::for_outcome(Outcome::HeadTimeout),
-            Self::Gone(_) | Self::TooSlow(_) | Self::Unknown => None,
+            Self::Gone(_) | Self::TooSlow(_) | Self::Unknown | Self::Silent => None,
         }
     }
 }
@@ -152,11 +158,32 @@ impl OpeningReader {
 
 /// Reads until it is known what the client opened with, or `limits` end it: `head_timeout` counts from `accepted`, and
 /// no more than `head_bytes` are taken from the socket. What was read is lost if the future is dropped.
-pub async fn read_head(stream: &mut (impl AsyncRead + Unpin), limits: &Limits, accepted: Instant) -> Head {
+///
+/// With `silence`, a client that has said nothing for so long since `accepted` is [`Unreadable::Silent`]. One byte is
+/// enough to be heard to the end.
+pub async fn read_head(
+    stream: &mut (impl AsyncRead + Unpin),
+    limits: &Limits,
+    accepted: Instant,
+    silence: Option<Duration>,
+) -> Head {
     let deadline = tokio::time::Instant::from_std(accepted) + limits.head_timeout;
     let bound = limits.head_bytes.max(DECIDED_WITHIN);
     let mut reader = OpeningReader::new(limits.head_bytes);
     let mut received = BytesMut::new();
+    if let Some(silence) = silence {
+        let first = fill_once(stream, &mut received, bound);
+        let silent_at = (tokio::time::Instant::from_std(accepted) + silence).min(deadline);
+        let opening = match timeout_at(silent_at, first).await {
+            Ok(Ok(())) => reader.read(&received),
+            Ok(Err(_)) => Some(Opening::Unreadable(Unreadable::Gone(reader.protocol()))),
+            Err(_) => Some(Opening::Unreadable(Unreadable::Silent)),
+        };
+        if let Some(opening) = opening {
+            let received = received.freeze();
+            return Head { opening, received };
+        }
+    }
     let opening = match timeout_at(deadline, fill(stream, &mut reader, &mut received, bound)).await {
         Ok(Ok(opening)) => opening,
         // Whatever the error says, the client's side of the connection is no more.
@@ -176,18 +203,27 @@ async fn fill(
     bound: usize,
 ) -> io::Result<Opening> {
     loop {
-        // Both readers settle within the bound, so that there is room left here; without room the read gives 0.
-        let room = bound.saturating_sub(received.len());
-        if received.capacity() == received.len() {
-            received.reserve(received.len().max(FIRST_BUFFER).min(room));
-        }
-        if stream.read_buf(&mut (&mut *received).limit(room)).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+        fill_once(stream, received, bound).await?;
         if let Some(opening) = reader.read(received) {
             return Ok(opening);
         }
     }
+}
+
+async fn fill_once(
+    stream: &mut (impl AsyncRead + Unpin),
+    received: &mut BytesMut,
+    bound: usize,
+) -> io::Result<()> {
+    // Both readers settle within the bound, so that there is room left here; without room the read gives 0.
+    let room = bound.saturating_sub(received.len());
+    if received.capacity() == received.len() {
+        received.reserve(received.len().max(FIRST_BUFFER).min(room));
+    }
+    if stream.read_buf(&mut (&mut *received).limit(room)).await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -48,6 +48,9 @@ impl Answer {
                 denied("CONNECT and upgrades are not possible here: what flows could not be judged.")
             }
             O::UnknownWorkload => denied("It is not known yet which workload this is."),
+            O::NoKnownName => {
+                denied("Neither the connection nor an earlier DNS answer names the destination.")
+            }
             O::NoFlow => denied("No connect of a workload explains this connection."),
             O::NoServerName | O::AmbiguousServerName | O::InvalidServerName | O::MalformedTls => {
                 denied("The TLS handshake does not name one host beyond doubt.")

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use super::FORBIDDEN;
 use crate::{
     access_log::{Asked, Ending, Pending},
-    policy::{Host, Target, Verdict},
+    policy::{Host, PolicyView, Target, Verdict},
     proxy::{
         client_hello::ClientHello,
         connection::Connection,
@@ -61,7 +61,19 @@ pub(super) async fn serve(
         pending.bytes_to_client = answer(stream, Alert::for_outcome(outcome)).await;
         return pending.finish(Ending::Refused);
     }
-    match connection.dial(&host, &view).await {
+    forward(connection, &host, &view, stream, received, pending).await;
+}
+
+/// Dials an allowed host and tunnels to the end; what was read already goes first.
+pub(super) async fn forward(
+    connection: &Connection,
+    host: &Host,
+    view: &PolicyView,
+    stream: TcpStream,
+    received: Bytes,
+    mut pending: Pending,
+) {
+    match connection.dial(host, view).await {
         Ok(dialled) => {
             pending.status = ESTABLISHED;
             pending.upstream = Some(dialled.address);

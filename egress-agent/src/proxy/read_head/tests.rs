@@ -40,7 +40,7 @@ fn limits() -> Limits {
 
 /// What `read_head` finds in `bytes` if the client then closes.
 async fn head(mut bytes: &[u8]) -> Head {
-    read_head(&mut bytes, &limits(), now()).await
+    read_head(&mut bytes, &limits(), now(), None).await
 }
 
 /// The paused clock of the test as [`Instant`].
@@ -93,7 +93,7 @@ async fn a_hello_that_comes_byte_by_byte_over_five_seconds_is_read_without_spinn
         }
         client
     });
-    let head = read_head(&mut ours, &limits(), now()).await;
+    let head = read_head(&mut ours, &limits(), now(), None).await;
     assert!(matches!(head.opening, Opening::Tls(_)), "{:?}", head.opening);
     assert_eq!(head.received, HELLO);
     drop(sending.await.unwrap());
@@ -110,7 +110,7 @@ async fn a_hello_that_comes_byte_by_byte_over_five_seconds_is_read_without_spinn
 async fn a_client_that_says_nothing_is_too_slow_after_the_timeout() {
     let (client, mut ours) = duplex(64);
     let accepted = now();
-    let head = read_head(&mut ours, &limits(), accepted).await;
+    let head = read_head(&mut ours, &limits(), accepted, None).await;
     assert_eq!(
         head.opening,
         Opening::Unreadable(Unreadable::TooSlow(Protocol::Unknown))
@@ -125,12 +125,53 @@ async fn a_client_that_says_nothing_is_too_slow_after_the_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_waits_for_its_server_is_known_by_its_silence() {
+    let silence = Duration::from_millis(300);
+    let (client, mut ours) = duplex(64);
+    let accepted = now();
+    let head = read_head(&mut ours, &limits(), accepted, Some(silence)).await;
+    assert_eq!(head.opening, Opening::Unreadable(Unreadable::Silent));
+    assert_eq!(now() - accepted, silence);
+    drop(client);
+
+    let (client, mut ours) = duplex(64);
+    drop(client);
+    let head = read_head(&mut ours, &limits(), now(), Some(silence)).await;
+    assert_eq!(
+        head.opening,
+        Opening::Unreadable(Unreadable::Gone(Protocol::Unknown))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_byte_is_enough_to_be_heard_to_the_end() {
+    let silence = Duration::from_millis(300);
+    let (mut client, mut ours) = duplex(4096);
+    let sending = tokio::spawn(async move {
+        client.write_all(&HELLO[..1]).await.unwrap();
+        tokio::time::sleep(2 * silence).await;
+        client.write_all(&HELLO[1..]).await.unwrap();
+        client
+    });
+    let head = read_head(&mut ours, &limits(), now(), Some(silence)).await;
+    assert!(matches!(head.opening, Opening::Tls(_)), "{:?}", head.opening);
+    assert_eq!(head.received, HELLO);
+    drop(sending.await.unwrap());
+
+    // And all at once, well before the silence is over.
+    let (mut client, mut ours) = duplex(4096);
+    client.write_all(HELLO).await.unwrap();
+    let head = read_head(&mut ours, &limits(), now(), Some(silence)).await;
+    assert!(matches!(head.opening, Opening::Tls(_)), "{:?}", head.opening);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_timeout_counts_from_accept_and_half_a_hello_is_kept() {
     let (mut client, mut ours) = duplex(4096);
     client.write_all(&HELLO[..900]).await.unwrap();
     let accepted = now();
     tokio::time::advance(Duration::from_secs(3)).await;
-    let head = read_head(&mut ours, &limits(), accepted).await;
+    let head = read_head(&mut ours, &limits(), accepted, None).await;
     assert_eq!(
         head.opening,
         Opening::Unreadable(Unreadable::TooSlow(Protocol::Tls))
@@ -168,7 +209,7 @@ async fn a_client_that_resets_is_gone() {
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (mut ours, _) = listener.accept().await.unwrap();
     client.write_all(&HELLO[..100]).await.unwrap();
-    let reading = tokio::spawn(async move { read_head(&mut ours, &limits(), Instant::now()).await });
+    let reading = tokio::spawn(async move { read_head(&mut ours, &limits(), Instant::now(), None).await });
     client.set_zero_linger().unwrap();
     drop(client);
     let head = reading.await.unwrap();
@@ -192,7 +233,7 @@ async fn no_more_than_the_bound_is_read() {
     }
     for bytes in [HELLO, &dripping] {
         let mut rest = bytes;
-        let head = read_head(&mut rest, &limits, Instant::now()).await;
+        let head = read_head(&mut rest, &limits, Instant::now(), None).await;
         assert_eq!(
             head.opening,
             Opening::Unreadable(Unreadable::Tls(HelloRefusal::TooLarge))
@@ -209,7 +250,7 @@ async fn a_hello_of_exactly_the_bound_is_read() {
         ..limits()
     };
     let mut rest: &[u8] = &[HELLO, b"more"].concat();
-    let head = read_head(&mut rest, &limits, Instant::now()).await;
+    let head = read_head(&mut rest, &limits, Instant::now(), None).await;
     assert!(matches!(head.opening, Opening::Tls(_)));
     assert_eq!(rest, b"more");
 }
@@ -221,6 +262,6 @@ async fn bounds_below_a_request_line_do_not_stop_http() {
         ..limits()
     };
     let mut bytes = &b"UPDATEREDIRECTREF / HTTP/1.1\r\n"[..];
-    let head = read_head(&mut bytes, &limits, Instant::now()).await;
+    let head = read_head(&mut bytes, &limits, Instant::now(), None).await;
     assert_eq!(head.opening, Opening::Http1);
 }

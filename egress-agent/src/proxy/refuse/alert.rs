@@ -51,6 +51,7 @@ impl Alert {
             | Outcome::PrivateAnswer
             | Outcome::AddressMismatch
             | Outcome::NoFlow
+            | Outcome::NoKnownName
             | Outcome::UnknownWorkload => Some(Self::AccessDenied),
             Outcome::NoServerName => Some(Self::MissingExtension),
             Outcome::AmbiguousServerName | Outcome::HeadTooLarge => Some(Self::IllegalParameter),

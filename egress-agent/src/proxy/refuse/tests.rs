@@ -23,7 +23,7 @@ async fn pair() -> (TcpStream, TcpStream) {
 /// Accepts one connection, reads its hello and refuses it with `alert`.
 async fn refuse_one(listener: TcpListener, alert: Alert) -> Opening {
     let (mut stream, _) = listener.accept().await.unwrap();
-    let head = read_head(&mut stream, &Limits::default(), std::time::Instant::now()).await;
+    let head = read_head(&mut stream, &Limits::default(), std::time::Instant::now(), None).await;
     assert_eq!(send_alert(stream, alert).await, 7);
     head.opening
 }

@@ -21,6 +21,7 @@ use tokio::{
 use super::super::{exchange::tap, serve};
 use crate::{
     access_log::{AccessLog, Protocol, Record},
+    dns::names::{NameLimits, NameTable},
     drain::{self, DrainTrigger, DrainWatcher},
     identity::{Process, Workload},
     netns::Netns,
@@ -119,6 +120,8 @@ impl Lab {
         let services = Arc::new(Services {
             policy: policies(port),
             dialer,
+            names: Arc::new(NameTable::new(NameLimits::default())),
+            client_first: vec![80],
             log: AccessLog::default(),
             limits,
         });
