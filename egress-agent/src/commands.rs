@@ -21,7 +21,7 @@ use crate::cli::Command;
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check(args) => check::check(&args, &mut io::stdout().lock()),
-        Command::Cleanup(_args) => cleanup::run(),
+        Command::Cleanup(args) => cleanup::run(&args),
         Command::Exec(args) => Ok(exec::run(&args)),
         Command::Explain(args) => explain::explain(&args, &mut io::stdout().lock()),
         Command::Launch(args) => launch::run(&args),

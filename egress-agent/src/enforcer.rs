@@ -2,41 +2,44 @@
 //! differ in what they attach it to and in how long it lives.
 
 mod control;
+mod parts;
 mod reports;
 mod sites;
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-    thread,
-    time::Duration,
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
-use egress_common::listener::LISTENERS_PER_FAMILY;
+use egress_common::names::LAYOUT;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use control::Control;
+use parts::Parts;
 use reports::Reports;
 use sites::Sites;
 
 use crate::{
-    drain::{self, DrainTrigger},
-    identity::{Identities, Mapping},
+    drain::DrainTrigger,
+    identity::Mapping,
     instance::{Instance, Traces},
-    kernel::{self, Attachment, CgroupMount, Counts, FlowTable, ListenerTable, Settings, WantedReader},
+    kernel::{self, Attachment, FlowTable, Inheritance, Repair, Settings, WantedReader},
     netns::Netns,
     policy::PolicySet,
-    proxy::{Services, WorkerContext, WorkerCounts, Workers},
+    proxy::{Services, Workers},
 };
 
 /// How often the kernel's reports are fetched: it never wakes us for them.
 const REPORT_PERIOD: Duration = Duration::from_millis(250);
 /// How often what nobody uses any more is looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(10);
+
+/// How often links and pins are looked at. The kernel tells nobody when one is detached or removed.
+const WATCH_PERIOD: Duration = Duration::from_millis(500);
 
 /// How long the log may take to write what it has when the enforcer stops.
 const LOG_PATIENCE: Duration = Duration::from_secs(5);
@@ -57,6 +60,8 @@ pub struct EnforcerSettings {
     pub cgroup: PathBuf,
     /// Whether it goes with the enforcer.
     pub owns_cgroup: bool,
+    /// Whether what an agent of the same name left, that did not end by itself, is taken over. Otherwise it is in the way.
+    pub may_inherit: bool,
     /// What the cgroups below it are.
     pub mappings: Vec<Mapping>,
     /// Destinations that are left alone.
@@ -82,37 +87,61 @@ pub struct Enforcer {
     reports: Reports,
     control: Control,
     cgroup: PathBuf,
+    traces: Traces,
+    begun: Instant,
+    /// How often something had to be put right.
+    repairs: u64,
+    /// Why something cannot be put right now.
+    repair_error: Option<String>,
     policy_error: Option<String>,
     services: Arc<Services>,
 }
 
 impl Enforcer {
     /// Loads everything, in an order that leaves no moment in which a connect would be passed: tables first, listeners
-    /// next, the programs last. Must be called inside a runtime. If it fails nothing stays.
+    /// next, the programs last. Must be called inside a runtime. If it fails nothing stays, but what an agent that was
+    /// killed had left: that goes on refusing.
     ///
     /// # Errors
     /// What is missing or refused, in a sentence.
     pub fn start(instance: Instance, settings: EnforcerSettings) -> anyhow::Result<Self> {
-        let attachment = Attachment::load(instance.name())?;
-        instance
-            .note(&Traces {
-                pid: std::process::id(),
-                pins: attachment.pin_path().to_path_buf(),
-                cgroup: settings.cgroup.clone(),
-                owns_cgroup: settings.owns_cgroup,
-            })
-            .context("cannot note what has to be cleaned up")?;
-        let pins = attachment.pin_path().to_path_buf();
-        let socket = instance.socket();
-        let mut enforcer = match Parts::build(&pins, &socket, &settings) {
-            Ok(parts) => parts.into_enforcer(instance, attachment, settings),
+        let earlier = settings.may_inherit.then(|| instance.predecessor()).flatten();
+        let inheritance = match (&earlier, settings.may_inherit) {
+            (Some(earlier), _) => Inheritance::Layout(earlier.layout),
+            (None, true) => Inheritance::Layout(0),
+            (None, false) => Inheritance::None,
+        };
+        let attachment = match Attachment::load(instance.name(), &settings.cgroup, inheritance) {
+            Ok(attachment) => attachment,
             Err(error) => {
-                attachment
-                    .remove()
-                    .context("cannot remove the pins of a failed start")?;
-                instance
-                    .release()
-                    .context("cannot remove the state directory of a failed start")?;
+                if earlier.is_none() {
+                    instance
+                        .release()
+                        .context("cannot remove the state directory of a failed start")?;
+                }
+                return Err(error.into());
+            }
+        };
+        let traces = Traces {
+            pid: std::process::id(),
+            pins: attachment.pin_path().to_path_buf(),
+            cgroup: settings.cgroup.clone(),
+            owns_cgroup: settings.owns_cgroup,
+            // Until all programs use the new maps nobody may take them for what they are not.
+            layout: match &earlier {
+                Some(earlier) if earlier.layout != LAYOUT => 0,
+                Some(_) | None => LAYOUT,
+            },
+            generation: earlier.map_or(0, |earlier| earlier.generation) + 1,
+        };
+        let built = instance
+            .note(&traces)
+            .context("cannot note what has to be cleaned up")
+            .and_then(|()| Parts::build(&instance, &attachment, &settings));
+        let mut enforcer = match built {
+            Ok(parts) => parts.into_enforcer(instance, attachment, traces, settings),
+            Err(error) => {
+                abandon(instance, attachment);
                 return Err(error);
             }
         };
@@ -135,6 +164,7 @@ impl Enforcer {
         stop: impl Future<Output = ()>,
     ) -> io::Result<()> {
         let mut report = tokio::time::interval(REPORT_PERIOD);
+        let mut watch = tokio::time::interval(WATCH_PERIOD);
         let mut sweep = tokio::time::interval(SWEEP_PERIOD);
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -148,6 +178,7 @@ impl Enforcer {
                     control::answer(asked, &status).await;
                 }
                 _tick = report.tick() => self.reports.fetch(),
+                _tick = watch.tick() => self.mend(),
                 _tick = sweep.tick() => self.sweep(),
             }
         }
@@ -202,19 +233,53 @@ impl Enforcer {
     }
 
     fn put_in_force(&mut self) -> anyhow::Result<()> {
-        self.sites.open(Netns::current()?, &self.workers)?;
-        self.attachment.attach(&self.cgroup)?;
+        let home = Netns::current()?;
+        if self.attachment.is_inherited() {
+            tracing::info!(
+                generation = self.traces.generation,
+                pins = %self.attachment.pin_path().display(),
+                "taking over from an agent that did not end by itself"
+            );
+            self.flows.sweep_dead()?;
+            self.sites.reopen(&home, &self.workers)?;
+        }
+        self.sites.open(home, &self.workers)?;
+        self.attachment.attach()?;
+        if self.traces.layout != LAYOUT {
+            self.traces.layout = LAYOUT;
+            self.instance.note(&self.traces)?;
+        }
         Ok(())
     }
 
     fn stop_now(self) {
         self.drain.start(Duration::ZERO);
         self.workers.join();
-        if let Err(error) = self.attachment.remove() {
-            tracing::warn!(%error, "cannot remove the pins of a failed start");
-        }
-        if let Err(error) = self.instance.release() {
-            tracing::warn!(%error, "cannot remove the state directory of a failed start");
+        abandon(self.instance, self.attachment);
+    }
+
+    /// Looks after links and pins: another program with the right to do so may detach or remove them at any time.
+    fn mend(&mut self) {
+        let error = match self.attachment.mend() {
+            Ok(repairs) => {
+                for Repair { name, found } in repairs {
+                    tracing::error!(
+                        name,
+                        found,
+                        "somebody has interfered with the enforcement: repaired"
+                    );
+                    self.repairs += 1;
+                }
+                None
+            }
+            Err(error) => Some(format!("{error:#}")),
+        };
+        if error != self.repair_error {
+            match &error {
+                Some(error) => tracing::error!(%error, "the enforcement is damaged and cannot be repaired"),
+                None => tracing::info!("the enforcement is whole again"),
+            }
+            self.repair_error = error;
         }
     }
 
@@ -246,104 +311,13 @@ fn redirected_ports(configured: &[u16], set: &PolicySet) -> anyhow::Result<Vec<u
     Ok(ports)
 }
 
-/// If the agent is below the cgroup that it enforces, its own connects must be left alone. It then needs a cgroup to
-/// itself, because whoever shares it would be left alone too.
-fn exempt_own_cgroup(mount: &CgroupMount, enforced: &Path, settings: &mut Settings) -> anyhow::Result<()> {
-    let own = kernel::own_cgroup(mount)?;
-    if !own.starts_with(enforced) {
-        return Ok(());
+/// Undoes a failed start as far as nobody's enforcement depends on it.
+fn abandon(instance: Instance, attachment: Attachment) {
+    let keeps = attachment.is_inherited();
+    if let Err(error) = attachment.abandon() {
+        tracing::warn!(%error, "cannot remove the pins of a failed start");
     }
-    let members = fs::read_to_string(own.join("cgroup.procs"))?;
-    let pid = std::process::id().to_string();
-    ensure!(
-        own != enforced && members.lines().all(|member| member == pid),
-        "the agent is in the enforced cgroup {} together with other processes: start it from another cgroup",
-        own.display()
-    );
-    settings.exempt(fs::metadata(&own)?.ino())?;
-    Ok(())
-}
-
-/// What is made between loading and attaching.
-struct Parts {
-    settings: Settings,
-    wanted: WantedReader,
-    flows: FlowTable,
-    sites: Sites,
-    workers: Workers,
-    drain: DrainTrigger,
-    reports: Reports,
-    control: Control,
-}
-
-impl Parts {
-    fn build(pins: &Path, socket: &Path, settings: &EnforcerSettings) -> anyhow::Result<Self> {
-        let mount = kernel::find_mount()?;
-        let mut kernel_settings = Settings::open(pins)?;
-        for prefix in &settings.internal {
-            kernel_settings.internal(*prefix)?;
-        }
-        exempt_own_cgroup(&mount, &settings.cgroup, &mut kernel_settings)?;
-        let ports = redirected_ports(&settings.ports, &settings.services.policy.load())?;
-        kernel_settings.redirect_ports(&ports)?;
-
-        let identities = Arc::new(Identities::new(
-            mount.path,
-            settings.cgroup.clone(),
-            settings.mappings.clone(),
-        ));
-        let (drain, watcher) = drain::channel();
-        let context = WorkerContext {
-            services: Arc::clone(&settings.services),
-            identities: Arc::clone(&identities),
-            drain: watcher,
-            counts: Arc::new(WorkerCounts::default()),
-        };
-        // More workers than listeners of a family would idle.
-        let count = thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(LISTENERS_PER_FAMILY);
-        let workers = Workers::start(count, pins, &context)?;
-        let table = Arc::new(Mutex::new(ListenerTable::open(pins)?));
-        let legs = settings.services.dialer.settings().legs;
-        Ok(Self {
-            settings: kernel_settings,
-            wanted: WantedReader::open(pins)?,
-            flows: FlowTable::open(pins)?,
-            sites: Sites::new(table, legs, settings.cgroup.clone()),
-            workers,
-            drain,
-            reports: Reports::new(kernel::EventReader::open(pins)?, Counts::open(pins)?, identities),
-            control: Control::listen(socket)?,
-        })
-    }
-
-    fn into_enforcer(self, instance: Instance, attachment: Attachment, from: EnforcerSettings) -> Enforcer {
-        let Self {
-            settings,
-            wanted,
-            flows,
-            sites,
-            workers,
-            drain,
-            reports,
-            control,
-        } = self;
-        Enforcer {
-            instance,
-            attachment,
-            settings,
-            ports: from.ports,
-            wanted,
-            flows,
-            sites,
-            workers,
-            drain,
-            reports,
-            control,
-            cgroup: from.cgroup,
-            policy_error: None,
-            services: from.services,
-        }
+    if !keeps && let Err(error) = instance.release() {
+        tracing::warn!(%error, "cannot remove the state directory of a failed start");
     }
 }

@@ -2,13 +2,15 @@
 //! socket. All in `/run/egress-agent/INSTANCE`.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::{
+        fs::{DirBuilderExt, OpenOptionsExt},
+        net::UnixListener,
+    },
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 /// Where the directories of all instances are; on a tmpfs, so they are gone after a reboot, as the pins are.
@@ -16,7 +18,6 @@ pub(crate) const DIRECTORY: &str = "/run/egress-agent";
 
 /// What has to be removed when an instance ends, kept on disk for the case that it cannot do so itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Traces {
     /// The agent's process.
     pub pid: u32,
@@ -26,14 +27,20 @@ pub struct Traces {
     pub cgroup: PathBuf,
     /// Whether the cgroup was made by the agent and goes with it.
     pub owns_cgroup: bool,
+    /// [`egress_common::names::LAYOUT`] of the pinned maps; 0 while they are being replaced.
+    #[serde(default)]
+    pub layout: u32,
+    /// How many agents have had these pins, this one included.
+    #[serde(default)]
+    pub generation: u64,
 }
 
-/// The own instance. The lock is held as long as this lives, and by the kernel's doing not a moment longer.
+/// The own instance. The lock (flock(2)) is held as long as this lives, and by the kernel's doing not a moment longer.
 #[derive(Debug)]
 pub struct Instance {
     name: String,
     directory: PathBuf,
-    lock: Flock<File>,
+    lock: File,
 }
 
 /// An instance found on the machine.
@@ -46,7 +53,7 @@ pub struct Found {
     /// What it left or will leave; `None` if it has not got so far, or the file is damaged.
     pub traces: Option<Traces>,
     /// The lock, if nobody holds it: then the instance is dead.
-    dead: Option<Flock<File>>,
+    dead: Option<File>,
 }
 
 impl Instance {
@@ -58,18 +65,24 @@ impl Instance {
         let directory = Path::new(DIRECTORY).join(name);
         DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let lock = lock_file(&directory)?;
-        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self {
+        match lock.try_lock() {
+            Ok(()) => Ok(Self {
                 name: name.to_owned(),
                 directory,
                 lock,
             }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(io::Error::new(
+            Err(TryLockError::WouldBlock) => Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
                 format!("an agent named `{name}` is running already: see `egress-agent status`"),
             )),
-            Err((_, errno)) => Err(errno.into()),
+            Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// What an earlier agent of this name left, if it did not end by itself.
+    #[must_use]
+    pub fn predecessor(&self) -> Option<Traces> {
+        traces_in(&self.directory)
     }
 
     /// Its name.
@@ -78,26 +91,35 @@ impl Instance {
         &self.name
     }
 
-    /// The control socket that `status` asks.
-    #[must_use]
-    pub fn socket(&self) -> PathBuf {
-        socket_in(&self.directory)
+    /// The control socket that `status` asks, in place of an earlier agent's.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn listen(&self) -> io::Result<UnixListener> {
+        let beside = self.directory.join("control.sock.next");
+        remove_if_there(&beside)?;
+        let listener = UnixListener::bind(&beside)?;
+        listener.set_nonblocking(true)?;
+        fs::rename(beside, socket_in(&self.directory))?;
+        Ok(listener)
     }
 
-    /// Notes what will have to be removed. Call it before any of it is made.
+    /// Notes what will have to be removed. Call it before any of it is made. An agent that is killed meanwhile leaves the
+    /// old note or the new one, and never a part of one.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn note(&self, traces: &Traces) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(traces)?;
-        let path = self.directory.join("traces.json");
+        let beside = self.directory.join("traces.json.next");
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(path)?;
-        file.write_all(&text)
+            .open(&beside)?;
+        file.write_all(&text)?;
+        fs::rename(beside, self.directory.join("traces.json"))
     }
 
     /// Removes the directory; the name is free again.
@@ -153,14 +175,11 @@ pub fn find_all() -> io::Result<Vec<Found>> {
         let Ok(lock) = OpenOptions::new().write(true).open(directory.join("lock")) else {
             continue;
         };
-        let dead = Flock::lock(lock, FlockArg::LockExclusiveNonblock).ok();
-        let traces = fs::read(directory.join("traces.json"))
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok());
+        let dead = lock.try_lock().is_ok().then_some(lock);
         found.push(Found {
             name: entry.file_name().to_string_lossy().into_owned(),
+            traces: traces_in(&directory),
             directory,
-            traces,
             dead,
         });
     }
@@ -175,6 +194,18 @@ fn lock_file(directory: &Path) -> io::Result<File> {
         .truncate(false)
         .mode(0o600)
         .open(directory.join("lock"))
+}
+
+fn traces_in(directory: &Path) -> Option<Traces> {
+    let text = fs::read(directory.join("traces.json")).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn socket_in(directory: &Path) -> PathBuf {

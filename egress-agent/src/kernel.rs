@@ -4,10 +4,12 @@ mod attach;
 mod cgroup;
 mod events;
 mod features;
+mod layout;
+mod link;
 mod pins;
 mod tables;
 
-pub use attach::{AttachError, Attachment};
+pub use attach::{AttachError, Attachment, Inheritance, Repair};
 pub use cgroup::{CgroupMount, find_mount, mount_points, own_cgroup};
 pub use events::{EventReader, WantedReader};
 pub use features::{FeatureError, require};

@@ -67,6 +67,12 @@ impl Netns {
         self.inner.cookie
     }
 
+    /// Whether it is the agent's own.
+    #[must_use]
+    pub fn is_home(&self) -> bool {
+        self.inner.is_home
+    }
+
     /// Inode number in nsfs, as `ls -Li /proc/PID/ns/net` shows it. Unlike the cookie it may be used again.
     ///
     /// # Errors

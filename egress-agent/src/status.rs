@@ -13,6 +13,18 @@ pub struct Status {
     pub version: String,
     /// Its process.
     pub pid: u32,
+    /// How many agents have had these pins, this one included: 1 unless it took over from another.
+    #[serde(default)]
+    pub generation: u64,
+    /// How long it has been at work.
+    #[serde(default)]
+    pub uptime_seconds: u64,
+    /// How often a link or a pin was not as it should be, and was put right.
+    #[serde(default)]
+    pub repairs: u64,
+    /// What cannot be put right at the moment.
+    #[serde(default)]
+    pub repair_error: Option<String>,
     /// The enforced cgroup's directory.
     pub cgroup: PathBuf,
     /// Where links and maps are pinned.
@@ -59,8 +71,8 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} (pid {}, version {})",
-            self.instance, self.pid, self.version
+            "{} (pid {}, version {}, for {} s, generation {})",
+            self.instance, self.pid, self.version, self.uptime_seconds, self.generation
         )?;
         writeln!(f, "  cgroup       {}", self.cgroup.display())?;
         writeln!(
@@ -72,6 +84,12 @@ impl fmt::Display for Status {
         writeln!(f, "  policies     {}", self.policies)?;
         if let Some(error) = &self.policy_error {
             writeln!(f, "  NOT IN FORCE {error}")?;
+        }
+        if self.repairs > 0 {
+            writeln!(f, "  REPAIRED     {} links or pins", self.repairs)?;
+        }
+        if let Some(error) = &self.repair_error {
+            writeln!(f, "  DAMAGED      {error}")?;
         }
         writeln!(f, "  namespaces   {}", self.namespaces)?;
         let connections = &self.connections;

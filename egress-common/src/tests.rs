@@ -37,7 +37,8 @@ fn facts(destination: &str) -> ConnectFacts<'static> {
     }
 }
 
-/// A pinned map made by another version must not be read with another layout: a change here is a change of format.
+/// A pinned map made by another version must not be read with another layout: a change here is a change of format, and
+/// needs another number in [`crate::names::LAYOUT`].
 #[test]
 fn sizes_of_shared_structs_are_as_recorded() {
     assert_eq!(size_of::<Endpoint>(), 20);

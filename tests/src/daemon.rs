@@ -2,15 +2,18 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
+use nix::sys::{
+    signal::Signal,
+    wait::{Id, WaitPidFlag, waitid},
+};
 use serde_json::Value;
 
 use crate::{
-    agent::{Finished, Running, verb},
+    agent::{Finished, Running, Start, verb},
     clients::{Client, curl},
     lab::{AGENT_DNS, Place, World},
 };
@@ -55,22 +58,10 @@ impl<'w> Daemon<'w> {
         let config = world.file("config.yaml", &config);
         world.file("policies/a.yaml", &policy("a", "team-a", "good.test"));
         world.file("policies/b.yaml", &policy("b", "team-b", "other.test"));
-        // The daemon itself is no member of what it enforces.
-        let own = world.cgroup.child("daemon");
-        let paths = [config, tree.clone(), world.path("policies")].map(|path| path.display().to_string());
-        let words = [
-            "run",
-            "--config",
-            &paths[0],
-            "--cgroup",
-            &paths[1],
-            "--policy-dir",
-            &paths[2],
-        ];
-        let running = verb(world, &world.client, &words).cgroup(&own).start();
+        assert!(config.ends_with("config.yaml"), "the successors read it too");
         let daemon = Self {
             world,
-            running,
+            running: process(world, &tree, &[]).start(),
             instance,
             tree,
         };
@@ -79,8 +70,66 @@ impl<'w> Daemon<'w> {
     }
 
     async fn is_ready(&self) {
-        self.eventually("it answers", async || self.status().await.is_some())
-            .await;
+        let pid = self.running.pid().as_raw();
+        self.eventually("it answers", async || {
+            self.status().await.is_some_and(|status| status["pid"] == pid)
+        })
+        .await;
+    }
+
+    /// Starts another process with the same configuration and `words`, and waits until it is the one that answers. What
+    /// has become of this one is the caller's to know: it is returned too.
+    pub async fn succeed(self, words: &[&str]) -> (Self, Running<'w>) {
+        let successor = Self {
+            world: self.world,
+            running: process(self.world, &self.tree, words).start(),
+            instance: self.instance,
+            tree: self.tree,
+        };
+        successor.is_ready().await;
+        (successor, self.running)
+    }
+
+    /// Kills it without a warning; when this returns it is dead and holds nothing any more.
+    ///
+    /// # Panics
+    /// It was dead already.
+    pub fn kill(&self) {
+        self.running.signal(Signal::SIGKILL);
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(self.running.pid()), flags).expect("it is our child");
+    }
+
+    /// Kills it, and starts another one in its place.
+    pub async fn kill_and_succeed(self) -> Self {
+        self.kill();
+        let (successor, killed) = self.succeed(&[]).await;
+        killed.finish().await;
+        successor
+    }
+
+    /// Another process of the same name for `cgroup`, which need not come up.
+    #[must_use]
+    pub fn rival(&self, cgroup: &Path, words: &[&str]) -> Running<'w> {
+        process(self.world, cgroup, words).start()
+    }
+
+    /// One for the same cgroup that is itself in `own`.
+    #[must_use]
+    pub fn rival_in(&self, own: &Path) -> Running<'w> {
+        process(self.world, &self.tree, &[]).cgroup(own).start()
+    }
+
+    /// Where its links and maps are pinned.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        PathBuf::from("/sys/fs/bpf/egress").join(&self.instance)
+    }
+
+    /// Its directory of state.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        PathBuf::from("/run/egress-agent").join(&self.instance)
     }
 
     /// What `status` tells of this instance.
@@ -138,6 +187,24 @@ impl<'w> Daemon<'w> {
         self.running.signal(Signal::SIGTERM);
         self.running.finish().await
     }
+}
+
+/// The daemon's process; no member itself of what it enforces.
+fn process<'w>(world: &'w World, tree: &Path, more: &[&str]) -> Start<'w> {
+    let own = world.cgroup.child("daemon");
+    let paths = [world.path("config.yaml"), tree.to_owned(), world.path("policies")]
+        .map(|path| path.display().to_string());
+    let mut words = vec![
+        "run",
+        "--config",
+        &paths[0],
+        "--cgroup",
+        &paths[1],
+        "--policy-dir",
+        &paths[2],
+    ];
+    words.extend(more);
+    verb(world, &world.client, &words).cgroup(&own)
 }
 
 /// A policy that lets every workload of a namespace reach one domain.

@@ -16,6 +16,7 @@ pub mod dns;
 pub mod harness;
 pub mod hello;
 pub mod lab;
+pub mod looping;
 pub mod origins;
 pub mod raw_client;
 pub mod require;

@@ -286,7 +286,7 @@ async fn a_killed_daemon_leaves_everything_closed_until_cleanup() {
     assert_eq!(daemon.codes("a", &second).await, "200,403,");
 
     daemon.running.signal(Signal::SIGKILL);
-    let (tree, running) = (daemon.tree, daemon.running);
+    let (tree, running, instance) = (daemon.tree, daemon.running, daemon.instance);
     running.finish().await;
     let client = curl(&world).arg("http://good.test/");
     let begun = std::time::Instant::now();
@@ -295,7 +295,7 @@ async fn a_killed_daemon_leaves_everything_closed_until_cleanup() {
     assert!(begun.elapsed() < Duration::from_secs(2));
     assert_eq!(good.requests().await.len(), 1);
 
-    verb(&world, &world.client, &["cleanup"])
+    verb(&world, &world.client, &["cleanup", &instance])
         .start()
         .finish()
         .await

@@ -244,6 +244,7 @@ async fn a_killed_agent_sets_nobody_free() {
     running.says("started").await;
     world.appears(&world.path("tries"), "403").await;
 
+    let instance = format!("exec-{}", running.pid());
     running.signal(Signal::SIGKILL);
     assert_eq!(running.finish().await.code(), 137);
     // Long enough for tens of tries, if somebody is left to try.
@@ -253,7 +254,7 @@ async fn a_killed_agent_sets_nobody_free() {
     let text = std::fs::read_to_string(tries(&world)).expect("the tries");
     assert!(!text.contains("200"), "{text}");
     world.file("stop", "");
-    let output = egress_tests::agent::verb(&world, &world.client, &["cleanup"])
+    let output = egress_tests::agent::verb(&world, &world.client, &["cleanup", &instance])
         .start()
         .finish()
         .await;

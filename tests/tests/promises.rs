@@ -20,6 +20,7 @@ mod http;
 mod http2;
 mod http_transport;
 mod lab;
+mod life;
 mod redirect;
 mod sockets;
 mod squid_oracle;
@@ -52,6 +53,7 @@ fn all() -> Vec<Promise> {
         failures::promises(),
         access_log::promises(),
         daemon::promises(),
+        life::promises(),
         errors::promises(),
         exec_privileges::promises(),
         full_disk::promises(),

@@ -24,4 +24,8 @@ pub struct StatusArgs {
 /// After `kill -9` of an agent its programs stay in force, so that nothing passes unjudged. This removes them, and ends
 /// the processes that an `exec` left in its cgroup. Living agents are not touched.
 #[derive(Debug, clap::Args)]
-pub struct CleanupArgs {}
+pub struct CleanupArgs {
+    /// Only these instances; without a name all that are dead
+    #[arg(value_name = "INSTANCE")]
+    pub instances: Vec<String>,
+}

@@ -6,20 +6,25 @@ use anyhow::Context;
 
 use super::exec::cgroup::OwnCgroup;
 use crate::{
+    cli::CleanupArgs,
     instance::{self, Found, Traces},
     kernel::{self, PinDirectory},
 };
 
-/// Removes the pins, cgroups and directories of every instance whose process is gone, and tells what it did.
+/// Removes the pins, cgroups and directories of every instance whose process is gone (or of those that are named), and
+/// tells what it did.
 ///
 /// # Errors
 /// Not root, or something could not be removed: it is named, and the rest is removed all the same.
 #[expect(clippy::print_stdout, reason = "a verb that answers a person")]
-pub(super) fn run() -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
     kernel::require()?;
     let mut failed = None;
     for found in instance::find_all()? {
         let name = found.name.clone();
+        if !args.instances.is_empty() && !args.instances.contains(&name) {
+            continue;
+        }
         if !found.is_dead() {
             println!("{name}: is running, left alone");
             continue;
@@ -41,11 +46,17 @@ fn clean(found: Found) -> anyhow::Result<()> {
         if traces.owns_cgroup {
             end_cgroup(traces)?;
         }
-        match PinDirectory::existing(traces.pins.clone()).remove() {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).context("cannot remove its pins"),
+    }
+    // By its name too, where what it noted is lost.
+    let pins = match &found.traces {
+        Some(traces) => Some(PinDirectory::existing(traces.pins.clone())),
+        None => PinDirectory::find(&found.name)?,
+    };
+    match pins.map(PinDirectory::remove) {
+        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).context("cannot remove its pins");
         }
+        Some(Ok(()) | Err(_)) | None => {}
     }
     found.release().context("cannot remove its directory")
 }

@@ -70,6 +70,7 @@ fn execute(args: &ExecArgs) -> anyhow::Result<ExitCode> {
         let settings = EnforcerSettings {
             cgroup: cgroup.path().to_path_buf(),
             owns_cgroup: true,
+            may_inherit: false,
             mappings: vec![Mapping {
                 path: "".into(),
                 workload: workload(args),

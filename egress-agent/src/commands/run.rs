@@ -86,6 +86,7 @@ async fn daemon(config: Config, cgroup: PathBuf) -> anyhow::Result<ExitCode> {
     let settings = EnforcerSettings {
         cgroup: cgroup.clone(),
         owns_cgroup: false,
+        may_inherit: true,
         mappings: config.mappings(),
         internal: config.internal.clone(),
         ports: config.ports.clone(),

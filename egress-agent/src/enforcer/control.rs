@@ -1,6 +1,6 @@
 //! The control socket: whoever may connect to it (root) is told the status, as one JSON document.
 
-use std::{io, path::Path, time::Duration};
+use std::{io, time::Duration};
 
 use tokio::{
     io::AsyncWriteExt,
@@ -8,7 +8,10 @@ use tokio::{
 };
 
 use super::Enforcer;
-use crate::status::{Connections, LogStatus, Status};
+use crate::{
+    instance::Instance,
+    status::{Connections, LogStatus, Status},
+};
 
 /// An asker that does not read must not keep the enforcer from its work.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -20,10 +23,10 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Listens at `path`, in the instance's directory, which only root can enter.
-    pub(super) fn listen(path: &Path) -> io::Result<Self> {
+    /// Listens in the instance's directory, which only root can enter.
+    pub(super) fn listen(instance: &Instance) -> io::Result<Self> {
         Ok(Self {
-            listener: UnixListener::bind(path)?,
+            listener: UnixListener::from_std(instance.listen()?)?,
         })
     }
 
@@ -59,6 +62,10 @@ impl Enforcer {
             instance: self.instance.name().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
+            generation: self.traces.generation,
+            uptime_seconds: self.begun.elapsed().as_secs(),
+            repairs: self.repairs,
+            repair_error: self.repair_error.clone(),
             cgroup: self.cgroup.clone(),
             pins: self.attachment.pin_path().to_path_buf(),
             programs: self.attachment.programs(),

@@ -1,11 +1,11 @@
 //! Which network namespaces are served: opened when somebody's connect is held there, closed when nobody is left.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use egress_common::event::ListenerWanted;
@@ -56,7 +56,45 @@ impl Sites {
     /// # Errors
     /// No listener can be bound.
     pub(super) fn open(&mut self, netns: Netns, workers: &Workers) -> io::Result<()> {
-        self.open_with(netns, workers, true)
+        if self.open.contains_key(&netns.cookie()) {
+            return Ok(());
+        }
+        self.open_with(netns, workers, None)
+    }
+
+    /// Opens the namespaces that an earlier agent served, at the ports that the kernel's table has for them: connects
+    /// that were held or are on their way go there. A namespace in which no process of the enforced cgroup is found is
+    /// forgotten; its next connect is held and asks for a listener.
+    ///
+    /// # Errors
+    /// The kernel's table cannot be read.
+    pub(super) fn reopen(&mut self, home: &Netns, workers: &Workers) -> io::Result<()> {
+        let entries = self.lock_table().entries()?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let mut members = HashMap::new();
+        collect_members(&self.cgroup, &mut members);
+        let mut found: HashMap<u64, Netns> = members
+            .into_values()
+            .filter_map(|pid| Netns::open(&namespace_of(&pid)).ok())
+            .map(|netns| (netns.cookie(), netns))
+            .collect();
+        found.insert(home.cookie(), home.clone());
+        for (cookie, listeners) in entries {
+            let reopened = found
+                .remove(&cookie)
+                .map(|netns| self.open_with(netns, workers, listeners.v4.first().copied()));
+            match reopened {
+                Some(Ok(())) => continue,
+                Some(Err(error)) => {
+                    tracing::error!(%error, cookie, "cannot listen again in a network namespace: its connects are held");
+                }
+                None => tracing::debug!(cookie, "nobody is left in a network namespace"),
+            }
+            self.lock_table().withdraw(cookie)?;
+        }
+        Ok(())
     }
 
     /// Opens the namespaces for which SYNs are held.
@@ -73,7 +111,7 @@ impl Sites {
                 );
                 continue;
             };
-            if let Err(error) = self.open_with(netns, workers, false) {
+            if let Err(error) = self.open_with(netns, workers, None) {
                 tracing::error!(%error, pid = wanted.pid, "cannot listen in a network namespace: its connects stay held");
             }
         }
@@ -99,10 +137,10 @@ impl Sites {
         if self.open.values().all(|open| open.keep) {
             return;
         }
-        let mut used = HashSet::new();
-        collect_namespaces(&self.cgroup, &mut used);
+        let mut members = HashMap::new();
+        collect_members(&self.cgroup, &mut members);
         self.open.retain(|cookie, open| {
-            let unused = !open.keep && !used.contains(&open.inode);
+            let unused = !open.keep && !members.contains_key(&open.inode);
             let abandoned = unused && open.unused;
             open.unused = unused;
             if abandoned {
@@ -114,9 +152,9 @@ impl Sites {
         });
     }
 
-    fn open_with(&mut self, netns: Netns, workers: &Workers, keep: bool) -> io::Result<()> {
-        let bound = listener::bind(&netns, workers.count(), &self.legs)?;
-        let (cookie, inode) = (netns.cookie(), netns.inode()?);
+    fn open_with(&mut self, netns: Netns, workers: &Workers, first: Option<u16>) -> io::Result<()> {
+        let bound = listener::bind(&netns, workers.count(), &self.legs, first)?;
+        let (cookie, inode, keep) = (netns.cookie(), netns.inode()?, netns.is_home());
         let site = Arc::new(Site::publish(netns, bound.table, Arc::clone(&self.table))?);
         let (stop, stopped) = watch::channel(false);
         workers.serve(bound.listeners, &site, &stopped)?;
@@ -133,11 +171,15 @@ impl Sites {
         Ok(())
     }
 
+    fn lock_table(&self) -> MutexGuard<'_, ListenerTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The namespace that a held connect was made in: by the process that made it, else by another one of its cgroup.
     /// The cookie proves that it is the right one; /proc/PID/ns/net may show another meanwhile.
     fn find(&self, wanted: &ListenerWanted) -> Option<Netns> {
         let matching = |pid: &str| {
-            let netns = Netns::open(Path::new(&format!("/proc/{pid}/ns/net"))).ok()?;
+            let netns = Netns::open(&namespace_of(pid)).ok()?;
             (netns.cookie() == wanted.netns).then_some(netns)
         };
         if let Some(netns) = matching(&wanted.pid.to_string()) {
@@ -157,18 +199,21 @@ fn directory_of(root: &Path, id: u64) -> Option<PathBuf> {
     children(root).find_map(|child| directory_of(&child, id))
 }
 
-/// Adds the network namespaces of all processes in `cgroup` and below.
-fn collect_namespaces(cgroup: &Path, used: &mut HashSet<u64>) {
+/// Adds the inodes of the network namespaces of all processes in `cgroup` and below, each with one of its processes.
+fn collect_members(cgroup: &Path, members: &mut HashMap<u64, String>) {
     if let Ok(pids) = fs::read_to_string(cgroup.join("cgroup.procs")) {
-        used.extend(
-            pids.lines()
-                .filter_map(|pid| fs::metadata(format!("/proc/{pid}/ns/net")).ok())
-                .map(|namespace| namespace.ino()),
-        );
+        members.extend(pids.lines().filter_map(|pid| {
+            let namespace = fs::metadata(namespace_of(pid)).ok()?;
+            Some((namespace.ino(), pid.to_owned()))
+        }));
     }
     for child in children(cgroup) {
-        collect_namespaces(&child, used);
+        collect_members(&child, members);
     }
+}
+
+fn namespace_of(pid: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/ns/net"))
 }
 
 fn children(directory: &Path) -> impl Iterator<Item = PathBuf> {

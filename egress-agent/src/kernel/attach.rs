@@ -1,19 +1,25 @@
-//! Loads the programs, attaches them to a cgroup, and pins links and maps.
+//! Loads the programs, attaches them to a cgroup, pins links and maps, and takes over what an earlier agent has pinned.
 
-use std::{fs::File, io, path::Path};
+mod error;
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+};
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
-    maps::MapError,
-    pin,
+    Ebpf, EbpfLoader,
     programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError, SockOps,
-        links::{FdLink, LinkError, PinnedLink},
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError,
+        links::{FdLink, LinkError},
     },
 };
 use egress_common::names::{map, program};
 
-use super::pins::{PinDirectory, PinError};
+pub use self::error::AttachError;
+use super::{layout, link::Link, pins::PinDirectory};
 
 /// The programs, compiled by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
@@ -32,7 +38,12 @@ const PINNED_MAPS: [&str; 10] = [
     map::COUNTS,
 ];
 
-const SOCK_ADDR_PROGRAMS: [&str; 10] = [
+/// In the order in which they are attached. Connect comes last, so that no connect is redirected before what names and
+/// publishes it is in place.
+const PROGRAMS: [&str; 13] = [
+    program::SOCK_CREATE,
+    program::SOCK_OPS,
+    program::SKB_EGRESS,
     program::GETPEERNAME4,
     program::GETPEERNAME6,
     program::GETSOCKNAME4,
@@ -49,104 +60,118 @@ const SOCK_ADDR_PROGRAMS: [&str; 10] = [
 #[derive(Debug)]
 pub struct Attachment {
     ebpf: Ebpf,
-    links: Vec<PinnedLink>,
+    links: Vec<Attached>,
     pins: PinDirectory,
+    cgroup: PathBuf,
+    inherited: bool,
 }
 
-/// Why the programs are not in force. Nothing of a failed attempt stays.
-#[derive(Debug, thiserror::Error)]
-pub enum AttachError {
-    /// The object does not load.
-    #[error("the kernel refuses the maps or programs: {0}")]
-    Load(#[from] EbpfError),
-    /// A program does not load or attach.
-    #[error("{program}: {error}")]
-    Program {
-        /// Its name.
-        program: &'static str,
-        /// What the kernel said, with the verifier's log.
-        #[source]
-        error: Box<ProgramError>,
-    },
-    /// The object lacks a program: a build that went wrong.
-    #[error("the object has no program {0} of the expected type")]
-    Missing(&'static str),
-    /// A link cannot be pinned.
-    #[error("{program}: cannot pin its link: {error}")]
-    Pin {
-        /// Its name.
-        program: &'static str,
-        /// What the kernel said.
-        error: String,
-    },
-    /// A map cannot be used.
-    #[error("map {name}: {error}")]
-    Map {
-        /// Its name.
-        name: &'static str,
-        /// What the kernel said.
-        #[source]
-        error: Box<MapError>,
-    },
-    /// No place for pins.
-    #[error(transparent)]
-    Pins(#[from] PinError),
-    /// The cgroup cannot be opened.
-    #[error("{path}: {error}")]
-    Cgroup {
-        /// The directory.
-        path: String,
-        /// What the kernel said.
-        error: io::Error,
-    },
+/// What may be done with pins that are there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inheritance {
+    /// Nothing: the instance is new.
+    None,
+    /// Use them; the earlier agent has noted this layout of its maps ([`egress_common::names::LAYOUT`]), 0 for unknown.
+    Layout(u32),
+}
+
+/// Something that another program had changed, and that is as it should be again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repair {
+    /// Name of the program or the map.
+    pub name: &'static str,
+    /// What was found.
+    pub found: &'static str,
+}
+
+/// A program in force.
+#[derive(Debug)]
+struct Attached {
+    name: &'static str,
+    link: Link,
+    /// The kernel's number of our program.
+    program: u32,
 }
 
 impl Attachment {
     /// Loads the programs and pins the maps under the instance's name. Nothing is enforced before [`Self::attach`], so
-    /// that the tables can be filled first.
+    /// that the tables can be filled first. Where an earlier agent's pins are there, the maps are its maps, and its
+    /// programs stay in force until `attach` replaces them.
     ///
     /// # Errors
     /// See [`AttachError`].
-    pub fn load(instance: &str) -> Result<Self, AttachError> {
-        let pins = PinDirectory::create(instance)?;
+    pub fn load(instance: &str, cgroup: &Path, inheritance: Inheritance) -> Result<Self, AttachError> {
+        let (pins, inherited) = match inheritance {
+            Inheritance::None => (PinDirectory::create(instance)?, false),
+            Inheritance::Layout(layout) => inherit(instance, cgroup, layout)?,
+        };
         let mut loader = EbpfLoader::new();
         for name in PINNED_MAPS {
             loader.map_pin_path(name, pins.path().join(name));
         }
-        match loader.load(OBJECT) {
+        let loaded = loader.load(OBJECT).map_err(AttachError::from);
+        match loaded.and_then(|mut ebpf| load_programs(&mut ebpf).map(|()| ebpf)) {
             Ok(ebpf) => Ok(Self {
                 ebpf,
                 links: Vec::new(),
                 pins,
+                cgroup: cgroup.to_path_buf(),
+                inherited,
             }),
             Err(error) => {
-                discard(pins);
-                Err(error.into())
+                if !inherited {
+                    discard(pins);
+                }
+                Err(error)
             }
         }
     }
 
-    /// Attaches every program to the cgroup; connect comes last, so that no connect is redirected before what names
-    /// and publishes it is in place.
+    /// Puts every program in force in the cgroup. Where an earlier agent's link is attached there, its program is
+    /// replaced, without a moment in which there is none.
     ///
     /// # Errors
-    /// See [`AttachError`]; call [`Self::remove`] then.
-    pub fn attach(&mut self, cgroup: &Path) -> Result<(), AttachError> {
-        let directory = File::open(cgroup).map_err(|error| AttachError::Cgroup {
-            path: cgroup.display().to_string(),
-            error,
-        })?;
-        self.attach_socket_programs(&directory)?;
-        for name in SOCK_ADDR_PROGRAMS {
-            let program: &mut CgroupSockAddr = typed(&mut self.ebpf, name)?;
-            let link = program
-                .load()
-                .and_then(|()| program.attach(&directory, CgroupAttachMode::Single))
-                .and_then(|id| program.take_link(id))
-                .map_err(failed(name))?;
-            self.keep(name, link.try_into())?;
+    /// See [`AttachError`]; call [`Self::abandon`] then.
+    pub fn attach(&mut self) -> Result<(), AttachError> {
+        let (directory, id) = open_cgroup(&self.cgroup)?;
+        for name in PROGRAMS {
+            let link = match self.adopt(name, id)? {
+                Some(link) => link,
+                None => self.attach_anew(name, &directory)?,
+            };
+            let program = link.state().map_err(pinning(name))?.program;
+            self.links.push(Attached { name, link, program });
         }
-        Ok(())
+        self.remove_strangers()
+    }
+
+    /// Looks whether everything is still as [`Self::attach`] left it, and puts right what is not: a link that was
+    /// detached by force, whose program was replaced, or whose pin was removed, and the pin of a map.
+    ///
+    /// # Errors
+    /// Something cannot be put right; it is tried again at the next call.
+    pub fn mend(&mut self) -> Result<Vec<Repair>, AttachError> {
+        let mut repairs = Vec::new();
+        let (directory, id) = open_cgroup(&self.cgroup)?;
+        self.pins.restore()?;
+        for index in 0..self.links.len() {
+            repairs.extend(self.mend_link(index, &directory, id)?);
+        }
+        for (name, found) in self.ebpf.maps() {
+            let Some(name) = PINNED_MAPS.iter().find(|pinned| **pinned == name) else {
+                continue;
+            };
+            let path = self.pins.path().join(name);
+            if fs::exists(&path).map_err(pinning(name))? {
+                continue;
+            }
+            found.pin(path).map_err(io::Error::other).map_err(pinning(name))?;
+            repairs.push(Repair {
+                name,
+                found: "its pin was removed",
+            });
+        }
+        Ok(repairs)
     }
 
     /// The object, for tables and logs.
@@ -154,14 +179,16 @@ impl Attachment {
         &mut self.ebpf
     }
 
+    /// Whether the pins were there before.
+    #[must_use]
+    pub const fn is_inherited(&self) -> bool {
+        self.inherited
+    }
+
     /// Names of the attached programs.
     #[must_use]
     pub fn programs(&self) -> Vec<String> {
-        let mut names: Vec<String> = SOCK_ADDR_PROGRAMS
-            .iter()
-            .chain(&[program::SOCK_CREATE, program::SOCK_OPS, program::SKB_EGRESS])
-            .map(|name| (*name).to_owned())
-            .collect();
+        let mut names: Vec<String> = self.links.iter().map(|link| link.name.to_owned()).collect();
         names.sort();
         names
     }
@@ -177,65 +204,207 @@ impl Attachment {
     /// # Errors
     /// A pin that could not be removed.
     pub fn remove(self) -> io::Result<()> {
-        let Self { ebpf, links, pins } = self;
+        let Self {
+            ebpf, links, pins, ..
+        } = self;
         let result = pins.remove();
         drop(links);
         drop(ebpf);
         result
     }
 
-    fn attach_socket_programs(&mut self, directory: &File) -> Result<(), AttachError> {
-        let name = program::SOCK_CREATE;
-        let create: &mut CgroupSock = typed(&mut self.ebpf, name)?;
-        let link = create
-            .load()
-            .and_then(|()| create.attach(directory, CgroupAttachMode::Single))
-            .and_then(|id| create.take_link(id))
-            .map_err(failed(name))?;
-        self.keep(name, link.try_into())?;
-
-        let name = program::SOCK_OPS;
-        let tcp: &mut SockOps = typed(&mut self.ebpf, name)?;
-        let link = tcp
-            .load()
-            .and_then(|()| tcp.attach(directory, CgroupAttachMode::Single))
-            .and_then(|id| tcp.take_link(id))
-            .map_err(failed(name))?;
-        self.keep(name, link.try_into())?;
-
-        let name = program::SKB_EGRESS;
-        let packet: &mut CgroupSkb = typed(&mut self.ebpf, name)?;
-        let link = packet
-            .load()
-            .and_then(|()| packet.attach(directory, CgroupSkbAttachType::Egress, CgroupAttachMode::Single))
-            .and_then(|id| packet.take_link(id))
-            .map_err(failed(name))?;
-        self.keep(name, link.try_into())
+    /// Ends a failed start: removes the pins unless an earlier agent's enforcement depends on them.
+    ///
+    /// # Errors
+    /// A pin that could not be removed.
+    pub fn abandon(self) -> io::Result<()> {
+        if self.inherited { Ok(()) } else { self.remove() }
     }
 
-    fn keep(&mut self, program: &'static str, link: Result<FdLink, LinkError>) -> Result<(), AttachError> {
-        let pinned = link
-            .map_err(|error| AttachError::Pin {
-                program,
-                error: error.to_string(),
-            })?
-            .pin(self.pins.path().join(program))
-            .map_err(|error: pin::PinError| AttachError::Pin {
-                program,
-                error: error.to_string(),
-            })?;
-        self.links.push(pinned);
+    /// The earlier agent's link, if it is attached to this cgroup, with our program in it.
+    fn adopt(&mut self, name: &'static str, cgroup: u64) -> Result<Option<Link>, AttachError> {
+        let Ok(link) = Link::open(&self.path_of(name)) else {
+            return Ok(None);
+        };
+        if link.state().map_err(pinning(name))?.cgroup != cgroup {
+            return Ok(None);
+        }
+        let program = self.program(name)?.fd().map_err(failed(name))?;
+        match link.replace(program.as_fd()) {
+            Ok(()) => Ok(Some(link)),
+            Err(error) => {
+                // Of another type than ours, for one: a link of our own then comes beside it before it goes.
+                tracing::warn!(program = name, %error, "an earlier agent's link does not take the program");
+                Ok(None)
+            }
+        }
+    }
+
+    /// A link of our own, pinned instead of what is pinned there.
+    fn attach_anew(&mut self, name: &'static str, cgroup: &File) -> Result<Link, AttachError> {
+        let path = self.path_of(name);
+        let made = attach(self.program(name)?, cgroup).map_err(failed(name))?;
+        let beside = path.with_file_name(format!("{name}_made"));
+        remove_if_there(&beside).map_err(pinning(name))?;
+        // Only by a pin does aya's link become one of ours.
+        let made = made
+            .pin(&beside)
+            .map_err(io::Error::other)
+            .map_err(pinning(name))?;
+        let link = Link::open(&beside).map_err(pinning(name))?;
+        fs::rename(beside, path).map_err(pinning(name))?;
+        drop(made);
+        Ok(link)
+    }
+
+    fn mend_link(
+        &mut self,
+        index: usize,
+        directory: &File,
+        cgroup: u64,
+    ) -> Result<Option<Repair>, AttachError> {
+        let Some(Attached { name, link, program }) = self.links.get(index) else {
+            return Ok(None);
+        };
+        let (name, program) = (*name, *program);
+        let state = link.state().map_err(pinning(name))?;
+        let found = if state.cgroup != cgroup {
+            let link = self.attach_anew(name, directory)?;
+            let program = link.state().map_err(pinning(name))?.program;
+            self.links[index] = Attached { name, link, program };
+            "it was detached"
+        } else if state.program != program {
+            let ours = self
+                .program(name)?
+                .fd()
+                .map_err(failed(name))?
+                .as_fd()
+                .try_clone_to_owned();
+            let ours = ours.map_err(pinning(name))?;
+            self.links[index]
+                .link
+                .replace(ours.as_fd())
+                .map_err(pinning(name))?;
+            "its program was replaced"
+        } else if Link::open(&self.path_of(name))
+            .and_then(|pinned| pinned.state())
+            .is_ok_and(|pinned| pinned.id == state.id)
+        {
+            return Ok(None);
+        } else {
+            self.links[index]
+                .link
+                .pin(&self.path_of(name))
+                .map_err(pinning(name))?;
+            "its pin was removed"
+        };
+        Ok(Some(Repair { name, found }))
+    }
+
+    /// Removes pins of programs and maps that this version does not have. Last, when nothing depends on them.
+    fn remove_strangers(&self) -> Result<(), AttachError> {
+        for name in self.pins.names().map_err(pinning("pins"))? {
+            if PROGRAMS.contains(&name.as_str()) || PINNED_MAPS.contains(&name.as_str()) {
+                continue;
+            }
+            tracing::info!(
+                name,
+                "removing what an earlier agent has pinned and this one does not have"
+            );
+            remove_if_there(&self.pins.path().join(name)).map_err(pinning("pins"))?;
+        }
         Ok(())
+    }
+
+    fn program(&mut self, name: &'static str) -> Result<&mut Program, AttachError> {
+        self.ebpf.program_mut(name).ok_or(AttachError::Missing(name))
+    }
+
+    fn path_of(&self, name: &str) -> PathBuf {
+        self.pins.path().join(name)
     }
 }
 
-fn typed<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, AttachError>
-where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program>,
-{
-    ebpf.program_mut(name)
-        .and_then(|program| program.try_into().ok())
-        .ok_or(AttachError::Missing(name))
+/// An earlier agent's pins, less what cannot be used, or new ones; and whether it is the former.
+fn inherit(instance: &str, cgroup: &Path, layout: u32) -> Result<(PinDirectory, bool), AttachError> {
+    let Some(pins) = PinDirectory::find(instance)? else {
+        return Ok((PinDirectory::create(instance)?, false));
+    };
+    let (_, id) = open_cgroup(cgroup)?;
+    let is_elsewhere = |name: &&str| {
+        Link::open(&pins.path().join(name))
+            .and_then(|link| link.state())
+            .is_ok_and(|state| state.cgroup != 0 && state.cgroup != id)
+    };
+    // To take them from there would set its members free.
+    if PROGRAMS.iter().any(is_elsewhere) {
+        return Err(AttachError::ElsewhereInForce(pins.path().to_path_buf()));
+    }
+    match layout::discard_unusable(pins.path(), OBJECT, &PINNED_MAPS, layout) {
+        Ok(()) => Ok((pins, true)),
+        Err(error) => Err(AttachError::Adopt {
+            path: pins.path().to_path_buf(),
+            error,
+        }),
+    }
+}
+
+/// Hands every program to the verifier; nothing is in force by that.
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), AttachError> {
+    for name in PROGRAMS {
+        let program = ebpf.program_mut(name).ok_or(AttachError::Missing(name))?;
+        let loaded = if let Program::CgroupSockAddr(program) = program {
+            program.load()
+        } else if let Program::CgroupSock(program) = program {
+            program.load()
+        } else if let Program::CgroupSkb(program) = program {
+            program.load()
+        } else if let Program::SockOps(program) = program {
+            program.load()
+        } else {
+            return Err(AttachError::Missing(name));
+        };
+        loaded.map_err(failed(name))?;
+    }
+    Ok(())
+}
+
+/// Attaches a loaded program; links are always in the kernel's multi mode, whatever aya is told.
+fn attach(program: &mut Program, cgroup: &File) -> Result<FdLink, ProgramError> {
+    let mode = CgroupAttachMode::Single;
+    let link: Result<FdLink, LinkError> = if let Program::CgroupSockAddr(program) = program {
+        let id = program.attach(cgroup, mode)?;
+        program.take_link(id)?.try_into()
+    } else if let Program::CgroupSock(program) = program {
+        let id = program.attach(cgroup, mode)?;
+        program.take_link(id)?.try_into()
+    } else if let Program::CgroupSkb(program) = program {
+        let id = program.attach(cgroup, CgroupSkbAttachType::Egress, mode)?;
+        program.take_link(id)?.try_into()
+    } else if let Program::SockOps(program) = program {
+        let id = program.attach(cgroup, mode)?;
+        program.take_link(id)?.try_into()
+    } else {
+        return Err(ProgramError::UnexpectedProgramType);
+    };
+    link.map_err(|error| ProgramError::IOError(io::Error::other(error)))
+}
+
+/// The cgroup's directory and the kernel's id of it, which is the inode number.
+fn open_cgroup(cgroup: &Path) -> Result<(File, u64), AttachError> {
+    File::open(cgroup)
+        .and_then(|directory| directory.metadata().map(|data| (directory, data.ino())))
+        .map_err(|error| AttachError::Cgroup {
+            path: cgroup.display().to_string(),
+            error,
+        })
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn failed(program: &'static str) -> impl Fn(ProgramError) -> AttachError {
@@ -243,6 +412,10 @@ fn failed(program: &'static str) -> impl Fn(ProgramError) -> AttachError {
         program,
         error: Box::new(error),
     }
+}
+
+fn pinning(program: &'static str) -> impl Fn(io::Error) -> AttachError {
+    move |error| AttachError::Pin { program, error }
 }
 
 fn discard(pins: PinDirectory) {

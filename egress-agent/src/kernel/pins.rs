@@ -78,6 +78,19 @@ impl PinDirectory {
         Ok(Self { path })
     }
 
+    /// The directory of an instance that has left one.
+    ///
+    /// # Errors
+    /// See [`PinError`].
+    pub fn find(instance: &str) -> Result<Option<Self>, PinError> {
+        let path = bpffs_root()?.join(instance);
+        match fs::exists(&path) {
+            Ok(true) => Ok(Some(Self { path })),
+            Ok(false) => Ok(None),
+            Err(error) => Err(PinError::Directory { path, error }),
+        }
+    }
+
     /// The pins of an instance that is gone.
     #[must_use]
     pub fn existing(path: PathBuf) -> Self {
@@ -88,6 +101,33 @@ impl PinDirectory {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Names of everything that is pinned here.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        let entries = fs::read_dir(&self.path)?;
+        entries
+            .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    /// Makes the directory again if somebody has removed it.
+    ///
+    /// # Errors
+    /// See [`PinError`].
+    pub fn restore(&self) -> Result<(), PinError> {
+        bpffs_root()?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(&self.path)
+            .map_err(|error| PinError::Directory {
+                path: self.path.clone(),
+                error,
+            })
     }
 
     /// Removes every pin; what nobody else holds open is detached and freed by the kernel.

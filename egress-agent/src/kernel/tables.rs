@@ -1,6 +1,6 @@
 //! The maps that the agent writes and reads, typed.
 
-use std::{fmt, io, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::HashSet, fmt, io, net::SocketAddr, path::Path, time::Duration};
 
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key};
 use egress_common::{
@@ -68,29 +68,47 @@ impl Settings {
         })
     }
 
-    /// Leaves a cgroup alone.
+    /// Leaves exactly these cgroups alone.
     ///
     /// # Errors
-    /// The table is full.
-    pub fn exempt(&mut self, cgroup: u64) -> Result<(), TableError> {
-        self.exempt.insert(cgroup, 1, 0).map_err(at(map::EXEMPT))
+    /// The table is full, or cannot be read.
+    pub fn exempt(&mut self, cgroups: &[u64]) -> Result<(), TableError> {
+        for cgroup in cgroups {
+            self.exempt.insert(cgroup, 1, 0).map_err(at(map::EXEMPT))?;
+        }
+        let present: Vec<u64> = self
+            .exempt
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(at(map::EXEMPT))?;
+        for cgroup in present.iter().filter(|cgroup| !cgroups.contains(cgroup)) {
+            self.exempt.remove(cgroup).map_err(at(map::EXEMPT))?;
+        }
+        Ok(())
     }
 
-    /// Leaves destinations in a prefix alone.
+    /// Leaves destinations in exactly these prefixes alone.
     ///
     /// # Errors
-    /// The table is full.
-    pub fn internal(&mut self, prefix: IpNet) -> Result<(), TableError> {
-        let (octets, length) = match prefix {
-            IpNet::V4(net) => (
-                net.network().to_ipv6_mapped().octets(),
-                u32::from(net.prefix_len()) + 96,
-            ),
-            IpNet::V6(net) => (net.network().octets(), u32::from(net.prefix_len())),
-        };
-        self.internal
-            .insert(&Key::new(length, octets), 1, 0)
-            .map_err(at(map::INTERNAL))
+    /// The table is full, or cannot be read.
+    pub fn internal(&mut self, prefixes: &[IpNet]) -> Result<(), TableError> {
+        let wanted: HashSet<(u32, [u8; 16])> = prefixes.iter().map(prefix_key).collect();
+        for (length, octets) in &wanted {
+            self.internal
+                .insert(&Key::new(*length, *octets), 1, 0)
+                .map_err(at(map::INTERNAL))?;
+        }
+        let present: Vec<Key<[u8; 16]>> = self
+            .internal
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(at(map::INTERNAL))?;
+        for key in present {
+            if !wanted.contains(&(key.prefix_len(), key.data())) {
+                self.internal.remove(&key).map_err(at(map::INTERNAL))?;
+            }
+        }
+        Ok(())
     }
 
     /// Redirects exactly these ports. New ones are added before old ones are removed.
@@ -130,6 +148,17 @@ impl ListenerTable {
     /// The table is full.
     pub fn publish(&mut self, netns: u64, listeners: Listeners) -> Result<(), TableError> {
         self.map.insert(netns, listeners, 0).map_err(at(map::LISTENERS))
+    }
+
+    /// Every namespace's entry.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn entries(&self) -> Result<Vec<(u64, Listeners)>, TableError> {
+        self.map
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(at(map::LISTENERS))
     }
 
     /// Withdraws them: further connects are held.
@@ -180,12 +209,25 @@ impl FlowTable {
     /// The kernel refuses.
     pub fn sweep_stale(&mut self) -> Result<usize, TableError> {
         let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+        self.remove_if(|flow| now.saturating_sub(Duration::from_nanos(flow.time)) > STALE)
+    }
+
+    /// Removes flows whose connections died with an earlier agent's listeners. Those whose SYN was held stay: it is sent
+    /// again, and the connection may still come about.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn sweep_dead(&mut self) -> Result<usize, TableError> {
+        self.remove_if(|flow| flow.released != 0)
+    }
+
+    fn remove_if(&mut self, condition: impl Fn(&Flow) -> bool) -> Result<usize, TableError> {
         let stale: Vec<FlowKey> = self
             .map
             .iter()
             // An entry that vanishes while it is read ends the walk early; the next sweep goes on.
             .filter_map(Result::ok)
-            .filter(|(_, flow)| now.saturating_sub(Duration::from_nanos(flow.time)) > STALE)
+            .filter(|(_, flow)| condition(flow))
             .map(|(key, _)| key)
             .collect();
         for key in &stale {
@@ -237,6 +279,17 @@ impl Counts {
 impl fmt::Debug for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Counts").finish_non_exhaustive()
+    }
+}
+
+/// Length and octets of a prefix in 16-byte form.
+fn prefix_key(prefix: &IpNet) -> (u32, [u8; 16]) {
+    match prefix {
+        IpNet::V4(net) => (
+            u32::from(net.prefix_len()) + 96,
+            net.network().to_ipv6_mapped().octets(),
+        ),
+        IpNet::V6(net) => (u32::from(net.prefix_len()), net.network().octets()),
     }
 }
 

@@ -27,16 +27,18 @@ pub struct Bound {
 /// Binds listeners for `workers` workers in `netns`: for each an address in 127.0.0.0/8, and a port on ::1 where IPv6
 /// is there.
 ///
-/// The port is the preferred one unless somebody in the namespace has it already, and then the next that is free:
-/// applications may own any port, and another instance of the agent may serve the same namespace.
+/// The port is `first`, else the usual one unless somebody in the namespace has it already, and then the next that is
+/// free: applications may own any port, and another instance of the agent may serve the same namespace. `first` is what
+/// an earlier agent had.
 ///
 /// # Errors
 /// The namespace cannot be entered, or has no usable port at all.
-pub fn bind(netns: &Netns, workers: usize, legs: &LegSettings) -> io::Result<Bound> {
+pub fn bind(netns: &Netns, workers: usize, legs: &LegSettings, first: Option<u16>) -> io::Result<Bound> {
     let count = workers.clamp(1, LISTENERS_PER_FAMILY);
     netns.within(|| {
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
-        for port in (PREFERRED_PORT..=u16::MAX - 8).step_by(LISTENERS_PER_FAMILY) {
+        let usual = (PREFERRED_PORT..=u16::MAX - 8).step_by(LISTENERS_PER_FAMILY);
+        for port in first.into_iter().chain(usual) {
             match bind_at(port, count, legs) {
                 Ok(bound) => return Ok(bound),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,

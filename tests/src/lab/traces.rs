@@ -43,6 +43,13 @@ impl Traces {
         Self { objects }
     }
 
+    /// Numbers of the objects of one kind.
+    #[must_use]
+    pub fn of_kind(&self, kind: &str) -> BTreeSet<u32> {
+        let alike = self.objects.iter().filter(|(of, _)| *of == kind);
+        alike.map(|(_, id)| *id).collect()
+    }
+
     /// Asserts that all of it is gone, whoever might have held it: a pin, another process, an attachment.
     ///
     /// # Panics

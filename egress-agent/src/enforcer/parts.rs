@@ -1,0 +1,137 @@
+//! What an enforcer is made of besides programs and pins: tables, workers, readers, the control socket.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::{Arc, Mutex},
+    thread,
+    time::Instant,
+};
+
+use anyhow::ensure;
+use egress_common::listener::LISTENERS_PER_FAMILY;
+
+use super::{Enforcer, EnforcerSettings, control::Control, redirected_ports, reports::Reports, sites::Sites};
+use crate::{
+    drain::{self, DrainTrigger},
+    identity::Identities,
+    instance::{Instance, Traces},
+    kernel::{self, Attachment, CgroupMount, Counts, FlowTable, ListenerTable, Settings, WantedReader},
+    proxy::{WorkerContext, WorkerCounts, Workers},
+};
+
+/// What is made between loading and attaching.
+pub(super) struct Parts {
+    settings: Settings,
+    wanted: WantedReader,
+    flows: FlowTable,
+    sites: Sites,
+    workers: Workers,
+    drain: DrainTrigger,
+    reports: Reports,
+    control: Control,
+}
+
+impl Parts {
+    pub(super) fn build(
+        instance: &Instance,
+        attachment: &Attachment,
+        settings: &EnforcerSettings,
+    ) -> anyhow::Result<Self> {
+        let pins = attachment.pin_path();
+        let mount = kernel::find_mount()?;
+        let mut kernel_settings = Settings::open(pins)?;
+        kernel_settings.internal(&settings.internal)?;
+        exempt_own_cgroup(&mount, &settings.cgroup, &mut kernel_settings)?;
+        let ports = redirected_ports(&settings.ports, &settings.services.policy.load())?;
+        kernel_settings.redirect_ports(&ports)?;
+
+        let identities = Arc::new(Identities::new(
+            mount.path,
+            settings.cgroup.clone(),
+            settings.mappings.clone(),
+        ));
+        let (drain, watcher) = drain::channel();
+        let context = WorkerContext {
+            services: Arc::clone(&settings.services),
+            identities: Arc::clone(&identities),
+            drain: watcher,
+            counts: Arc::new(WorkerCounts::default()),
+        };
+        // More workers than listeners of a family would idle.
+        let count = thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(LISTENERS_PER_FAMILY);
+        let workers = Workers::start(count, pins, &context)?;
+        let table = Arc::new(Mutex::new(ListenerTable::open(pins)?));
+        let legs = settings.services.dialer.settings().legs;
+        Ok(Self {
+            settings: kernel_settings,
+            wanted: WantedReader::open(pins)?,
+            flows: FlowTable::open(pins)?,
+            sites: Sites::new(table, legs, settings.cgroup.clone()),
+            workers,
+            drain,
+            reports: Reports::new(kernel::EventReader::open(pins)?, Counts::open(pins)?, identities),
+            control: Control::listen(instance)?,
+        })
+    }
+
+    pub(super) fn into_enforcer(
+        self,
+        instance: Instance,
+        attachment: Attachment,
+        traces: Traces,
+        from: EnforcerSettings,
+    ) -> Enforcer {
+        let Self {
+            settings,
+            wanted,
+            flows,
+            sites,
+            workers,
+            drain,
+            reports,
+            control,
+        } = self;
+        Enforcer {
+            instance,
+            attachment,
+            settings,
+            ports: from.ports,
+            wanted,
+            flows,
+            sites,
+            workers,
+            drain,
+            reports,
+            control,
+            cgroup: from.cgroup,
+            traces,
+            begun: Instant::now(),
+            repairs: 0,
+            repair_error: None,
+            policy_error: None,
+            services: from.services,
+        }
+    }
+}
+
+/// If the agent is below the cgroup that it enforces, its own connects must be left alone. It then needs a cgroup to
+/// itself, because whoever shares it would be left alone too.
+fn exempt_own_cgroup(mount: &CgroupMount, enforced: &Path, settings: &mut Settings) -> anyhow::Result<()> {
+    let own = kernel::own_cgroup(mount)?;
+    if !own.starts_with(enforced) {
+        return Ok(settings.exempt(&[])?);
+    }
+    let members = fs::read_to_string(own.join("cgroup.procs"))?;
+    let pid = std::process::id().to_string();
+    ensure!(
+        own != enforced && members.lines().all(|member| member == pid),
+        "the agent is in the enforced cgroup {} together with other processes: start it from another cgroup",
+        own.display()
+    );
+    settings.exempt(&[fs::metadata(&own)?.ino()])?;
+    Ok(())
+}
