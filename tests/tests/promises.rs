@@ -21,6 +21,7 @@ mod http2;
 mod http_transport;
 mod lab;
 mod life;
+mod programs;
 mod redirect;
 mod sockets;
 mod squid_oracle;
@@ -57,6 +58,7 @@ fn all() -> Vec<Promise> {
         errors::promises(),
         exec_privileges::promises(),
         full_disk::promises(),
+        programs::promises(),
         squid_oracle::promises(),
     ]
     .concat()

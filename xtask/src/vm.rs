@@ -3,6 +3,7 @@
 mod guest;
 mod image;
 mod kernels;
+mod programs;
 mod verdict;
 
 use std::process::ExitCode;
@@ -10,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use self::{guest::Guest, kernels::Kernels, verdict::Verdicts};
+use self::{guest::Guest, kernels::Kernels, programs::Programs, verdict::Verdicts};
 use crate::{
     build,
     setup::{self, Purpose},
@@ -23,6 +24,10 @@ pub(crate) struct Arguments {
     #[arg(default_values = ["6.1", "6.12", "newest"])]
     kernels: Vec<String>,
 
+    /// Write what the kernels say of the programs' size to docs/programs.md, in place of comparing it
+    #[arg(long, conflicts_with = "filters")]
+    table: bool,
+
     /// Only tests whose names contain one of these, in place of those that are meant for other kernels
     #[arg(last = true)]
     filters: Vec<String>,
@@ -30,7 +35,7 @@ pub(crate) struct Arguments {
 
 /// The files of tests that ask whether the kernel does what the programs take for granted. The others ask what
 /// the agent makes of it, which depends on no kernel.
-const FILES: [&str; 4] = ["lab::", "redirect::", "sockets::", "exec::"];
+const FILES: [&str; 5] = ["lab::", "programs::", "redirect::", "sockets::", "exec::"];
 
 pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
     if !cfg!(target_arch = "x86_64") {
@@ -38,24 +43,30 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
     }
     setup::ensure(&[Purpose::Build, Purpose::Demo, Purpose::Test, Purpose::Vm])?;
     let kernels = Kernels::open()?.obtain(&arguments.kernels)?;
-    let guest = Guest {
-        agent: build::agent(false)?,
-        tests: build::tests()?,
-        init: build::guest_init()?,
-    };
-    let wanted = wanted(&guest.list()?, &arguments.filters)?;
+    let guest = Guest::new(&build::agent(false)?, &build::tests()?, build::guest_init()?)?;
+    let wanted = wanted(&guest.list()?, &arguments.filters, arguments.table)?;
     let mut verdicts = Verdicts::default();
+    let mut programs = Programs::default();
     for kernel in &kernels {
         println!("== Linux {}: {} tests", kernel.release, wanted.len());
-        verdicts.add(kernel, guest.run(kernel, &wanted)?, &wanted);
+        let ran = guest.run(kernel, &wanted)?;
+        programs.add(kernel, &ran);
+        verdicts.add(kernel, &ran, &wanted);
     }
-    Ok(verdicts.print())
+    let grown = if arguments.table {
+        programs.write().map(|()| Vec::new())
+    } else {
+        programs.complaints()
+    };
+    Ok(verdicts.print(&grown?))
 }
 
 /// Of all tests those that are to be run.
-fn wanted(all: &[String], filters: &[String]) -> Result<Vec<String>> {
+fn wanted(all: &[String], filters: &[String], table: bool) -> Result<Vec<String>> {
     let matches = |name: &String| {
-        if filters.is_empty() {
+        if table {
+            name == programs::TEST
+        } else if filters.is_empty() {
             FILES.iter().any(|file| name.starts_with(file))
         } else {
             filters.iter().any(|filter| name.contains(filter))

@@ -11,11 +11,11 @@ const MAGIC: u16 = 0xeb9f;
 
 /// Why an object could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Malformed(&'static str);
+pub struct Malformed(pub(crate) &'static str);
 
 impl std::fmt::Display for Malformed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the object's type information is malformed: {}", self.0)
+        write!(f, "the object is malformed: {}", self.0)
     }
 }
 

@@ -11,6 +11,7 @@ mod btf;
 mod compile;
 mod linker;
 mod rustc;
+mod stack;
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,7 @@ pub use btf::{Malformed, mend_names};
 pub use compile::{Endian, Request, compile};
 pub use linker::{LINKER_VERSION, Linker};
 pub use rustc::{LLVM_MAJOR, OLDEST_RUSTC, Rustc, version};
+pub use stack::stacks;
 
 /// Everything the kernel programs are built with.
 #[derive(Debug, Clone)]

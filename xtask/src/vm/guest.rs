@@ -12,17 +12,17 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{directory, image::Archive, kernels::Kernel};
+use super::{directory, image::Archive, kernels::Kernel, programs::TELL};
 use crate::workspace;
 
 /// What is run in every guest.
 #[derive(Debug)]
 pub(super) struct Guest {
-    pub(super) agent: PathBuf,
+    agent: PathBuf,
     /// The test program.
-    pub(super) tests: PathBuf,
+    tests: PathBuf,
     /// The first process.
-    pub(super) init: PathBuf,
+    init: PathBuf,
 }
 
 /// What a guest has printed, and how it ended.
@@ -48,6 +48,24 @@ const SILENCE: Duration = Duration::from_secs(200);
 const LIMIT: Duration = Duration::from_secs(25 * 60);
 
 impl Guest {
+    /// Copies the programs: who builds while a guest runs would take them from under it.
+    pub(super) fn new(agent: &Path, tests: &Path, init: PathBuf) -> Result<Self> {
+        let place = directory()?.join("programs");
+        fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+        let copy = |from: &Path, name: &str| {
+            let to = place.join(name);
+            fs::copy(from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
+            Ok::<_, anyhow::Error>(to)
+        };
+        // The tests look for their client beside themselves.
+        copy(&agent.with_file_name("lab-client"), "lab-client")?;
+        Ok(Self {
+            agent: copy(agent, "egress-agent")?,
+            tests: copy(tests, "promises")?,
+            init,
+        })
+    }
+
     /// The names of all tests.
     pub(super) fn list(&self) -> Result<Vec<String>> {
         let output = Command::new(&self.tests)
@@ -127,8 +145,11 @@ impl Guest {
             "env PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
             "env HOME=/tmp".to_owned(),
             "env LANG=C.UTF-8".to_owned(),
+            format!("env {TELL}=1"),
             format!("env EGRESS_AGENT={}", path(&self.agent)?),
             format!("word {}", path(&self.tests)?),
+            // A test that prints would otherwise print into the line of its verdict.
+            "word --test-threads=2".to_owned(),
             "word --exact".to_owned(),
             "word --color=never".to_owned(),
         ];

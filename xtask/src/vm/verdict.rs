@@ -25,12 +25,12 @@ struct Row {
 
 impl Verdicts {
     /// Adds what `ran` on `kernel`, where the tests `wanted` were to run.
-    pub(super) fn add(&mut self, kernel: &Kernel, ran: Ran, wanted: &[String]) {
+    pub(super) fn add(&mut self, kernel: &Kernel, ran: &Ran, wanted: &[String]) {
         self.rows.push(Row::new(kernel.release.clone(), ran, wanted));
     }
 
-    /// Shows the table; success is that all ran and none failed.
-    pub(super) fn print(&self) -> ExitCode {
+    /// Shows the table; success is that all ran, none failed, and no program has grown.
+    pub(super) fn print(&self, grown: &[String]) -> ExitCode {
         println!();
         for row in &self.rows {
             row.print_details();
@@ -54,7 +54,13 @@ impl Verdicts {
                 }
             );
         }
-        if !self.rows.is_empty() && self.rows.iter().all(Row::is_good) {
+        for growth in grown {
+            println!("error: {growth}");
+        }
+        if !grown.is_empty() {
+            println!("If that is meant, run `cargo xtask vm --table` and commit docs/programs.md.");
+        }
+        if grown.is_empty() && !self.rows.is_empty() && self.rows.iter().all(Row::is_good) {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
@@ -63,7 +69,7 @@ impl Verdicts {
 }
 
 impl Row {
-    fn new(kernel: String, ran: Ran, wanted: &[String]) -> Self {
+    fn new(kernel: String, ran: &Ran, wanted: &[String]) -> Self {
         let mut tally = Tally::default();
         let mut reasons = BTreeMap::new();
         for line in &ran.lines {
@@ -77,7 +83,7 @@ impl Row {
             passed: 0,
             failed: Vec::new(),
             skipped: Vec::new(),
-            complaints: ran.failure.into_iter().collect(),
+            complaints: ran.failure.iter().cloned().collect(),
             seconds: ran.took.as_secs(),
         };
         for name in wanted {
@@ -123,7 +129,7 @@ mod tests {
             failure: failure.map(str::to_owned),
             took: Duration::from_secs(3),
         };
-        Row::new("6.1".to_owned(), ran, &["a::x".to_owned(), "a::y".to_owned()])
+        Row::new("6.1".to_owned(), &ran, &["a::x".to_owned(), "a::y".to_owned()])
     }
 
     #[test]
