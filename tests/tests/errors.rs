@@ -9,6 +9,7 @@ use egress_tests::{
 
 promises![
     an_ordinary_user_is_told_to_be_root,
+    a_root_without_its_privileges_is_told_which,
     a_machine_without_cgroup2_is_told,
     a_policy_file_that_is_wrong_is_told_with_its_place,
     a_policy_file_that_is_missing_is_told,
@@ -49,6 +50,16 @@ async fn an_ordinary_user_is_told_to_be_root() {
         .words("exec --allow good.test -- /bin/echo ran");
     let output = world.directly(&client).await;
     is_told(&world, &output, &["root", "sudo"]);
+}
+
+async fn a_root_without_its_privileges_is_told_which() {
+    let world = World::new().await;
+    let client = Client::new("setpriv")
+        .words("--bounding-set -sys_admin,-bpf --inh-caps -sys_admin,-bpf")
+        .arg(readable_copy(&world))
+        .words("exec --allow good.test -- /bin/echo ran");
+    let output = world.directly(&client).await;
+    is_told(&world, &output, &["root lacks cap_bpf, cap_sys_admin here"]);
 }
 
 /// A copy of the agent's program that every user can run: the build's directory may be root's alone.

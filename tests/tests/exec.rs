@@ -7,10 +7,10 @@
 use std::time::Duration;
 
 use egress_tests::{
-    agent::{Format, Running},
+    agent::{Format, Running, program},
     clients::{Client, curl, python, shell},
     lab::{
-        World, address,
+        AGENT_DNS, World, address,
         traces::{Traces, attached, listeners},
     },
     origins::Origin,
@@ -31,6 +31,7 @@ promises![
     a_command_that_outlives_its_parent_is_not_set_free,
     a_killed_agent_sets_nobody_free,
     two_instances_do_not_disturb_each_other,
+    an_agent_under_an_agent_allows_what_both_allow,
     the_environment_is_the_commands,
     loopback_servers_are_not_touched,
 ];
@@ -307,6 +308,38 @@ async fn two_instances_do_not_disturb_each_other() {
         (good.requests().await.len(), other.requests().await.len()),
         (2, 2)
     );
+}
+
+/// The inner agent's cgroup lies below the outer's, so what the inner one dials is a connect of the outer's workload.
+async fn an_agent_under_an_agent_allows_what_both_allow() {
+    let world = World::new().await;
+    let good = world.http("good.test").await;
+    let other = world.http("other.test").await;
+    let evil = world.http("evil.test").await;
+    let ask = curl(&world)
+        .words("--output /dev/null --write-out %{http_code}\\n http://good.test/")
+        .words("--output /dev/null http://other.test/ --output /dev/null http://evil.test/");
+    let inner = Client {
+        program: program(),
+        arguments: Vec::new(),
+        environment: Vec::new(),
+    };
+    let inner = inner
+        .words("exec --allow good.test --allow evil.test --nameserver")
+        .arg(AGENT_DNS)
+        .arg("--")
+        .arg(ask.program)
+        .args(ask.arguments);
+    let outer = world
+        .exec()
+        .allow("good.test")
+        .allow("other.test")
+        .arg("--keep-privileges");
+    let output = outer.run(&inner).await;
+    output.succeeded().printed("200\n403\n403\n");
+    assert_eq!(good.requests().await.len(), 1);
+    other.was_never_reached().await;
+    evil.was_never_reached().await;
 }
 
 fn path(world: &World, name: &str) -> String {

@@ -2,10 +2,20 @@
 
 use std::{fs, path::Path};
 
+use caps::{CapSet, Capability};
 use nix::unistd::Uid;
 
 /// Linux 5.15: the oldest kernel whose helpers all programs find. Proven from 6.1 on.
 const OLDEST_KERNEL: (u32, u32) = (5, 15);
+
+/// What root has outside of containers. Attaching takes the first two (or the third), entering a network namespace the
+/// third, and looking into other users' processes for it the last.
+const CAPABILITIES: [Capability; 4] = [
+    Capability::CAP_BPF,
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_SYS_ADMIN,
+    Capability::CAP_SYS_PTRACE,
+];
 
 /// Something is missing; the text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +23,15 @@ pub enum FeatureError {
     /// Not root.
     #[error("root is needed to load kernel programs: run it with sudo")]
     NotRoot,
+    /// Root whose privileges were taken away.
+    #[error(
+        "root lacks {missing} here: run it where root is not confined (a container needs these capabilities, \
+         and a command under `exec` has none of them unless it was started with --keep-privileges)"
+    )]
+    Confined {
+        /// The capabilities.
+        missing: String,
+    },
     /// Old kernel.
     #[error("Linux {found} is too old: at least {}.{} is needed", OLDEST_KERNEL.0, OLDEST_KERNEL.1)]
     OldKernel {
@@ -33,6 +52,17 @@ pub enum FeatureError {
 pub fn require() -> Result<(), FeatureError> {
     if !Uid::effective().is_root() {
         return Err(FeatureError::NotRoot);
+    }
+    let has = caps::read(None, CapSet::Effective).unwrap_or_default();
+    let missing: Vec<_> = CAPABILITIES
+        .iter()
+        .filter(|capability| !has.contains(capability))
+        .map(ToString::to_string)
+        .collect();
+    if !missing.is_empty() {
+        return Err(FeatureError::Confined {
+            missing: missing.join(", "),
+        });
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();

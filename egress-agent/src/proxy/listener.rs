@@ -41,7 +41,7 @@ pub fn bind(netns: &Netns, workers: usize, legs: &LegSettings, first: Option<u16
         for port in first.into_iter().chain(usual) {
             match bind_at(port, count, legs) {
                 Ok(bound) => return Ok(bound),
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
+                Err(error) if is_taken(&error) => last = error,
                 Err(error) => return Err(error),
             }
         }
@@ -63,7 +63,7 @@ fn bind_at(port: u16, count: usize, legs: &LegSettings) -> io::Result<Bound> {
                 listeners.push(listener);
                 *place = port;
             }
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+            Err(error) if is_taken(&error) => return Err(error),
             // No IPv6 here (ipv6.disable=1, disable_ipv6=1): its connects have nowhere to go and are refused.
             Err(error) => {
                 tracing::debug!(%error, "no IPv6 listener in this namespace");
@@ -73,6 +73,14 @@ fn bind_at(port: u16, count: usize, legs: &LegSettings) -> io::Result<Bound> {
     }
     (table.source_v4, table.source_v6) = own_addresses();
     Ok(Bound { listeners, table })
+}
+
+/// Somebody has the place: another program, or another agent that encloses this one and guards its listeners.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
+    )
 }
 
 fn listen(address: SocketAddr, legs: &LegSettings) -> io::Result<TcpListener> {
