@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use socket2::{Domain, Protocol, Socket, Type};
+
 /// What a kernel or a machine may rightly lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
@@ -18,6 +20,8 @@ pub enum Need {
     FastOpen,
     /// IPv6 in the kernel at all.
     Ipv6,
+    /// SCTP (CONFIG_IP_SCTP, as a rule a module).
+    Sctp,
 }
 
 impl Need {
@@ -35,6 +39,11 @@ impl Need {
             Self::FastOpen => {
                 let on = sysctl("net/ipv4/tcp_fastopen").is_some_and(|value| value & 1 == 1);
                 (on, "TCP Fast Open is switched off for clients")
+            }
+            Self::Sctp => {
+                // Asking for it loads the module.
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::SCTP));
+                (socket.is_ok(), "the kernel has no SCTP")
             }
             Self::Ipv6 => (Path::new("/proc/sys/net/ipv6").exists(), "the kernel has no IPv6"),
         };

@@ -11,6 +11,7 @@ promises![
     an_ordinary_user_is_told_to_be_root,
     a_root_without_its_privileges_is_told_which,
     a_machine_without_cgroup2_is_told,
+    a_kernel_that_is_too_old_is_told,
     a_policy_file_that_is_wrong_is_told_with_its_place,
     a_policy_file_that_is_missing_is_told,
     a_pattern_that_is_wrong_is_told,
@@ -67,6 +68,18 @@ fn readable_copy(world: &World) -> std::path::PathBuf {
     let path = world.path("egress-agent");
     std::fs::copy(program(), &path).expect("a copy");
     path
+}
+
+async fn a_kernel_that_is_too_old_is_told() {
+    let world = World::new().await;
+    let release = world.file("osrelease", "5.14.0-427.el9.x86_64\n");
+    world.client.cover(&release, "/proc/sys/kernel/osrelease").await;
+    let output = world.exec().allow("good.test").run(&shell("echo ran")).await;
+    is_told(
+        &world,
+        &output,
+        &["5.14.0-427.el9.x86_64 is too old: at least 5.15"],
+    );
 }
 
 async fn a_machine_without_cgroup2_is_told() {

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every test there is, and one line at the end that sums them up.
 
-mod required;
+pub(crate) mod required;
 mod runner;
 pub(crate) mod tally;
 

@@ -6,15 +6,17 @@ mod kernels;
 mod programs;
 mod verdict;
 
-use std::process::ExitCode;
+use std::{fs::File, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use nix::fcntl::{Flock, FlockArg};
 
 use self::{guest::Guest, kernels::Kernels, programs::Programs, verdict::Verdicts};
 use crate::{
     build,
     setup::{self, Purpose},
+    test::required::Required,
     workspace,
 };
 
@@ -35,17 +37,28 @@ pub(crate) struct Arguments {
 
 /// The files of tests that ask whether the kernel does what the programs take for granted. The others ask what
 /// the agent makes of it, which depends on no kernel.
-const FILES: [&str; 5] = ["lab::", "programs::", "redirect::", "sockets::", "exec::"];
+const FILES: [&str; 9] = [
+    "dns::",
+    "exec::",
+    "exec_privileges::",
+    "fence::",
+    "lab::",
+    "life::",
+    "programs::",
+    "redirect::",
+    "sockets::",
+];
 
 pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
     if !cfg!(target_arch = "x86_64") {
         bail!("the kernels that this boots are for x86_64");
     }
     setup::ensure(&[Purpose::Build, Purpose::Demo, Purpose::Test, Purpose::Vm])?;
+    let _alone = alone()?;
     let kernels = Kernels::open()?.obtain(&arguments.kernels)?;
     let guest = Guest::new(&build::agent(false)?, &build::tests()?, build::guest_init()?)?;
     let wanted = wanted(&guest.list()?, &arguments.filters, arguments.table)?;
-    let mut verdicts = Verdicts::default();
+    let mut verdicts = Verdicts::new(Required::read()?);
     let mut programs = Programs::default();
     for kernel in &kernels {
         println!("== Linux {}: {} tests", kernel.release, wanted.len());
@@ -77,6 +90,21 @@ fn wanted(all: &[String], filters: &[String], table: bool) -> Result<Vec<String>
         bail!("no test has such a name");
     }
     Ok(wanted)
+}
+
+/// One run at a time: another would take the programs from under the guests.
+fn alone() -> Result<Flock<File>> {
+    let path = directory()?.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((file, _)) => {
+            eprintln!("waiting for the end of another run");
+            Flock::lock(file, FlockArg::LockExclusive)
+                .map_err(|(_, error)| error)
+                .context("a lock")
+        }
+    }
 }
 
 /// Where kernels and what is made for the guests are kept.

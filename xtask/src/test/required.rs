@@ -9,12 +9,17 @@ use crate::workspace;
 
 /// The list: one name a line. A test of the kernel's tests sees to it that every one of them is in it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Required {
+pub(crate) struct Required {
     names: BTreeSet<String>,
+    /// Those that want what the machine's own kernel need not have: `cargo xtask vm` must run them.
+    guests: BTreeSet<String>,
 }
 
+/// What follows the name of such a test.
+const IN_GUESTS: &str = "@vm";
+
 impl Required {
-    pub(super) fn read() -> Result<Self> {
+    pub(crate) fn read() -> Result<Self> {
         let path = workspace::root().join("tests/required.txt");
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Self::parse(&text))
@@ -25,6 +30,7 @@ impl Required {
     pub(super) fn complaints(&self, ran: &Tally, strict: bool) -> Vec<String> {
         let not_run = self.names.iter().filter_map(|name| match ran.ending(name) {
             Some(Ending::Passed | Ending::Failed) => None,
+            Some(Ending::Skipped) if self.guests.contains(name) => None,
             Some(Ending::Skipped) => strict.then(|| format!("required, but skipped: {name}")),
             None => Some(format!("required, but did not run: {name}")),
         });
@@ -34,14 +40,28 @@ impl Required {
             .collect()
     }
 
+    /// Whether a kernel of the matrix has what the test `name` wants, whatever the machine's own has.
+    pub(crate) fn is_for_guests(&self, name: &str) -> bool {
+        self.guests.contains(name)
+    }
+
     fn parse(text: &str) -> Self {
         let lines = text
             .lines()
             .map(str::trim)
             .filter(|line| !line.is_empty() && !line.starts_with('#'));
-        Self {
-            names: lines.map(str::to_owned).collect(),
+        let mut required = Self {
+            names: BTreeSet::new(),
+            guests: BTreeSet::new(),
+        };
+        for line in lines {
+            let (name, mark) = line.split_once(' ').unwrap_or((line, ""));
+            required.names.insert(name.to_owned());
+            if mark.trim() == IN_GUESTS {
+                required.guests.insert(name.to_owned());
+            }
         }
+        required
     }
 }
 
@@ -70,6 +90,20 @@ mod tests {
             list.complaints(&ran, false),
             ["required, but did not run: tls::b"]
         );
+    }
+
+    #[test]
+    fn a_test_for_guests_may_be_skipped_on_the_machine_itself() {
+        let list = Required::parse("a::sctp  @vm\n");
+        assert!(
+            list.complaints(&ran("test a::sctp ... ignored\n"), true)
+                .is_empty()
+        );
+        assert_eq!(
+            list.complaints(&ran(""), true),
+            ["required, but did not run: a::sctp"]
+        );
+        assert!(list.is_for_guests("a::sctp"));
     }
 
     #[test]

@@ -3,11 +3,15 @@
 use std::{collections::BTreeMap, process::ExitCode};
 
 use super::{guest::Ran, kernels::Kernel};
-use crate::test::tally::{Ending, Tally};
+use crate::test::{
+    required::Required,
+    tally::{Ending, Tally},
+};
 
 /// The rows of the table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Verdicts {
+    required: Required,
     rows: Vec<Row>,
 }
 
@@ -24,9 +28,26 @@ struct Row {
 }
 
 impl Verdicts {
+    /// No row yet.
+    pub(super) fn new(required: Required) -> Self {
+        Self {
+            required,
+            rows: Vec::new(),
+        }
+    }
+
     /// Adds what `ran` on `kernel`, where the tests `wanted` were to run.
     pub(super) fn add(&mut self, kernel: &Kernel, ran: &Ran, wanted: &[String]) {
-        self.rows.push(Row::new(kernel.release.clone(), ran, wanted));
+        let mut row = Row::new(kernel.release.clone(), ran, wanted);
+        let must_run = row
+            .skipped
+            .iter()
+            .filter(|(name, _)| self.required.is_for_guests(name));
+        let complaints: Vec<_> = must_run
+            .map(|(name, why)| format!("it is here that {name} must run: {why}"))
+            .collect();
+        row.complaints.extend(complaints);
+        self.rows.push(row);
     }
 
     /// Shows the table; success is that all ran, none failed, and no program has grown.
