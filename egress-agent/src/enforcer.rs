@@ -2,33 +2,35 @@
 //! differ in what they attach it to and in how long it lives.
 
 mod control;
+mod handover;
 mod parts;
 mod reports;
 mod sites;
+mod start;
 
 use std::{
     io,
     path::PathBuf,
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
-use egress_common::names::LAYOUT;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use control::Control;
-use parts::Parts;
-use reports::Reports;
-use sites::Sites;
+use self::{control::Control, handover::Draining, reports::Reports, sites::Sites};
+pub use self::{
+    handover::{Channel, Predecessor},
+    start::Claim,
+};
 
 use crate::{
     drain::DrainTrigger,
     identity::Mapping,
     instance::{Instance, Traces},
-    kernel::{self, Attachment, FlowTable, Inheritance, Repair, Settings, WantedReader},
-    netns::Netns,
+    kernel::{self, Attachment, FlowTable, Repair, Settings, WantedReader},
     policy::PolicySet,
     proxy::{Services, Workers},
 };
@@ -51,6 +53,15 @@ pub enum Update {
     Policies(Box<PolicySet>),
     /// The newest policies are broken, and why; the last good ones stay.
     BrokenPolicies(String),
+}
+
+/// Why [`Enforcer::serve`] has ended.
+#[derive(Debug)]
+pub enum Served {
+    /// It is to stop.
+    Stopped,
+    /// A successor serves now: to be kept until this process ends.
+    HandedOver(Channel),
 }
 
 /// What an enforcer is made from.
@@ -87,6 +98,9 @@ pub struct Enforcer {
     reports: Reports,
     control: Control,
     cgroup: PathBuf,
+    internal: Vec<IpNet>,
+    /// As long as it drains.
+    predecessor: Option<Draining>,
     traces: Traces,
     begun: Instant,
     /// How often something had to be put right.
@@ -98,85 +112,32 @@ pub struct Enforcer {
 }
 
 impl Enforcer {
-    /// Loads everything, in an order that leaves no moment in which a connect would be passed: tables first, listeners
-    /// next, the programs last. Must be called inside a runtime. If it fails nothing stays, but what an agent that was
-    /// killed had left: that goes on refusing.
-    ///
-    /// # Errors
-    /// What is missing or refused, in a sentence.
-    pub fn start(instance: Instance, settings: EnforcerSettings) -> anyhow::Result<Self> {
-        let earlier = settings.may_inherit.then(|| instance.predecessor()).flatten();
-        let inheritance = match (&earlier, settings.may_inherit) {
-            (Some(earlier), _) => Inheritance::Layout(earlier.layout),
-            (None, true) => Inheritance::Layout(0),
-            (None, false) => Inheritance::None,
-        };
-        let attachment = match Attachment::load(instance.name(), &settings.cgroup, inheritance) {
-            Ok(attachment) => attachment,
-            Err(error) => {
-                if earlier.is_none() {
-                    instance
-                        .release()
-                        .context("cannot remove the state directory of a failed start")?;
-                }
-                return Err(error.into());
-            }
-        };
-        let traces = Traces {
-            pid: std::process::id(),
-            pins: attachment.pin_path().to_path_buf(),
-            cgroup: settings.cgroup.clone(),
-            owns_cgroup: settings.owns_cgroup,
-            // Until all programs use the new maps nobody may take them for what they are not.
-            layout: match &earlier {
-                Some(earlier) if earlier.layout != LAYOUT => 0,
-                Some(_) | None => LAYOUT,
-            },
-            generation: earlier.map_or(0, |earlier| earlier.generation) + 1,
-        };
-        let built = instance
-            .note(&traces)
-            .context("cannot note what has to be cleaned up")
-            .and_then(|()| Parts::build(&instance, &attachment, &settings));
-        let mut enforcer = match built {
-            Ok(parts) => parts.into_enforcer(instance, attachment, traces, settings),
-            Err(error) => {
-                abandon(instance, attachment);
-                return Err(error);
-            }
-        };
-        match enforcer.put_in_force() {
-            Ok(()) => Ok(enforcer),
-            Err(error) => {
-                enforcer.stop_now();
-                Err(error)
-            }
-        }
-    }
-
-    /// Serves requests for listeners, updates, reports and sweeps, until `stop` is ready.
+    /// Serves requests for listeners, updates, reports and sweeps, until `stop` is ready or a successor has taken over.
     ///
     /// # Errors
     /// The kernel's side cannot be read any more.
     pub async fn serve(
         &mut self,
         updates: &mut mpsc::Receiver<Update>,
-        stop: impl Future<Output = ()>,
-    ) -> io::Result<()> {
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+    ) -> io::Result<Served> {
         let mut report = tokio::time::interval(REPORT_PERIOD);
         let mut watch = tokio::time::interval(WATCH_PERIOD);
         let mut sweep = tokio::time::interval(SWEEP_PERIOD);
-        let mut stop = std::pin::pin!(stop);
         loop {
             tokio::select! {
                 biased;
                 wanted = self.wanted.next() => self.sites.open_wanted(&wanted?, &self.workers),
-                () = &mut stop => return Ok(()),
+                () = &mut stop => return Ok(Served::Stopped),
                 Some(update) = updates.recv() => self.update(update),
                 asked = self.control.accept() => {
                     let status = self.status();
                     control::answer(asked, &status).await;
                 }
+                asked = self.control.successor() => if let Some(channel) = self.hand_over(asked) {
+                    return Ok(Served::HandedOver(channel));
+                },
+                () = draining(self.predecessor.as_ref()) => self.forget_predecessor(),
                 _tick = report.tick() => self.reports.fetch(),
                 _tick = watch.tick() => self.mend(),
                 _tick = sweep.tick() => self.sweep(),
@@ -207,6 +168,47 @@ impl Enforcer {
         Ok(())
     }
 
+    /// After a hand-over: lets open connections end by themselves within `grace`, or until `stop` is ready, and removes
+    /// nothing. New policies reach them still.
+    ///
+    /// # Errors
+    /// A worker failed.
+    pub async fn retire(
+        mut self,
+        grace: Duration,
+        successor: Channel,
+        updates: &mut mpsc::Receiver<Update>,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+    ) -> anyhow::Result<()> {
+        self.drain.start(grace);
+        self.sites.close_all();
+        // The successor's from now on: whoever comes after it must not find our hand on the lock.
+        drop((self.instance, self.attachment, self.control, self.wanted));
+        let workers = self.workers;
+        let mut joined = tokio::task::spawn_blocking(move || workers.join());
+        loop {
+            tokio::select! {
+                joined = &mut joined => {
+                    joined.context("a worker failed")?;
+                    break;
+                }
+                Some(update) = updates.recv() => if let Update::Policies(set) = update {
+                    self.services.policy.replace(Arc::new(*set));
+                },
+                () = &mut stop => {
+                    self.drain.start(Duration::ZERO);
+                    joined.await.context("a worker failed")?;
+                    break;
+                }
+            }
+        }
+        if let Err(unwritten) = self.services.log.close(LOG_PATIENCE) {
+            tracing::error!(error = %unwritten, "the access log did not take everything");
+        }
+        drop(successor);
+        Ok(())
+    }
+
     fn update(&mut self, update: Update) {
         self.policy_error = match update {
             Update::Policies(set) => self.apply(*set).err().map(|error| format!("{error:#}")),
@@ -232,30 +234,36 @@ impl Enforcer {
         Ok(())
     }
 
-    fn put_in_force(&mut self) -> anyhow::Result<()> {
-        let home = Netns::current()?;
-        if self.attachment.is_inherited() {
-            tracing::info!(
-                generation = self.traces.generation,
-                pins = %self.attachment.pin_path().display(),
-                "taking over from an agent that did not end by itself"
-            );
-            self.flows.sweep_dead()?;
-            self.sites.reopen(&home, &self.workers)?;
-        }
-        self.sites.open(home, &self.workers)?;
-        self.attachment.attach()?;
-        if self.traces.layout != LAYOUT {
-            self.traces.layout = LAYOUT;
-            self.instance.note(&self.traces)?;
-        }
+    /// Fills the tables with what this agent is configured to, and reads the reports from where they have been read.
+    fn refill(&mut self) -> anyhow::Result<()> {
+        self.exempt()?;
+        let pins = self.attachment.pin_path();
+        self.settings.internal(&self.internal)?;
+        let ports = redirected_ports(&self.ports, &self.services.policy.load())?;
+        self.settings.redirect_ports(&ports)?;
+        self.wanted = WantedReader::open(pins)?;
+        self.reports.reopen(pins)?;
+        self.control = Control::listen(&self.instance, true)?;
         Ok(())
     }
 
-    fn stop_now(self) {
-        self.drain.start(Duration::ZERO);
-        self.workers.join();
-        abandon(self.instance, self.attachment);
+    fn exempt(&mut self) -> anyhow::Result<()> {
+        let predecessor = self.predecessor.as_ref().map(|predecessor| predecessor.pid);
+        let exempt = parts::exempt_cgroups(&kernel::find_mount()?, &self.cgroup, predecessor)?;
+        Ok(self.settings.exempt(&exempt)?)
+    }
+
+    fn forget_predecessor(&mut self) {
+        let Some(predecessor) = self.predecessor.take() else {
+            return;
+        };
+        tracing::info!(pid = predecessor.pid, "the predecessor has ended");
+        if let Err(error) = self.exempt() {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the predecessor's cgroup stays exempt"
+            );
+        }
     }
 
     /// Looks after links and pins: another program with the right to do so may detach or remove them at any time.
@@ -293,6 +301,14 @@ impl Enforcer {
     }
 }
 
+/// Waits for the end of a predecessor, for ever if there is none.
+async fn draining(predecessor: Option<&Draining>) {
+    match predecessor {
+        Some(predecessor) => predecessor.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The ports to redirect: the configured ones and those that domain rules name.
 fn redirected_ports(configured: &[u16], set: &PolicySet) -> anyhow::Result<Vec<u16>> {
     let mut ports: Vec<u16> = configured
@@ -309,15 +325,4 @@ fn redirected_ports(configured: &[u16], set: &PolicySet) -> anyhow::Result<Vec<u
         kernel::MOST_PORTS
     );
     Ok(ports)
-}
-
-/// Undoes a failed start as far as nobody's enforcement depends on it.
-fn abandon(instance: Instance, attachment: Attachment) {
-    let keeps = attachment.is_inherited();
-    if let Err(error) = attachment.abandon() {
-        tracing::warn!(%error, "cannot remove the pins of a failed start");
-    }
-    if !keeps && let Err(error) = instance.release() {
-        tracing::warn!(%error, "cannot remove the state directory of a failed start");
-    }
 }

@@ -4,17 +4,27 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write},
+    os::fd::{AsFd, BorrowedFd},
     os::unix::{
         fs::{DirBuilderExt, OpenOptionsExt},
         net::UnixListener,
     },
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Where the directories of all instances are; on a tmpfs, so they are gone after a reboot, as the pins are.
 pub(crate) const DIRECTORY: &str = "/run/egress-agent";
+
+/// Who looks whether an instance lives (`status`) holds its lock for a moment: a claim tries so often before it believes
+/// that the name is taken.
+const LOOKS: u32 = 5;
+/// The time between two tries.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What has to be removed when an instance ends, kept on disk for the case that it cannot do so itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,8 +62,9 @@ pub struct Found {
     pub directory: PathBuf,
     /// What it left or will leave; `None` if it has not got so far, or the file is damaged.
     pub traces: Option<Traces>,
-    /// The lock, if nobody holds it: then the instance is dead.
-    dead: Option<File>,
+    is_dead: bool,
+    /// The lock of a dead one: nobody can claim its name meanwhile.
+    lock: Option<File>,
 }
 
 impl Instance {
@@ -65,7 +76,15 @@ impl Instance {
         let directory = Path::new(DIRECTORY).join(name);
         DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let lock = lock_file(&directory)?;
-        match lock.try_lock() {
+        let mut locked = lock.try_lock();
+        for _ in 0..LOOKS {
+            if !matches!(locked, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            thread::sleep(LOOK);
+            locked = lock.try_lock();
+        }
+        match locked {
             Ok(()) => Ok(Self {
                 name: name.to_owned(),
                 directory,
@@ -85,6 +104,22 @@ impl Instance {
         traces_in(&self.directory)
     }
 
+    /// One that a predecessor hands over with the descriptor of its lock: the lock is held by both until one of them ends.
+    #[must_use]
+    pub fn handed(name: &str, lock: File) -> Self {
+        Self {
+            name: name.to_owned(),
+            directory: Path::new(DIRECTORY).join(name),
+            lock,
+        }
+    }
+
+    /// The lock's descriptor, for a successor.
+    #[must_use]
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -102,6 +137,21 @@ impl Instance {
         listener.set_nonblocking(true)?;
         fs::rename(beside, socket_in(&self.directory))?;
         Ok(listener)
+    }
+
+    /// The socket that a successor calls, in place of an earlier agent's.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn listen_for_successor(&self) -> io::Result<Socket> {
+        let beside = self.directory.join("handover.sock.next");
+        remove_if_there(&beside)?;
+        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+        socket.bind(&SockAddr::unix(&beside)?)?;
+        socket.listen(1)?;
+        socket.set_nonblocking(true)?;
+        fs::rename(beside, handover_socket(&self.name))?;
+        Ok(socket)
     }
 
     /// Notes what will have to be removed. Call it before any of it is made. An agent that is killed meanwhile leaves the
@@ -137,7 +187,14 @@ impl Found {
     /// Whether its process is gone.
     #[must_use]
     pub const fn is_dead(&self) -> bool {
-        self.dead.is_some()
+        self.is_dead
+    }
+
+    /// Lets go of the name of a dead one.
+    #[must_use]
+    pub fn unlocked(mut self) -> Self {
+        self.lock = None;
+        self
     }
 
     /// The control socket of a living one.
@@ -152,9 +209,15 @@ impl Found {
     /// Something in it cannot be removed.
     pub fn release(self) -> io::Result<()> {
         let result = fs::remove_dir_all(&self.directory);
-        drop(self.dead);
+        drop(self.lock);
         result
     }
+}
+
+/// Where the instance `name` listens for a successor.
+#[must_use]
+pub fn handover_socket(name: &str) -> PathBuf {
+    Path::new(DIRECTORY).join(name).join("handover.sock")
 }
 
 /// Every instance that has a directory, by name.
@@ -175,12 +238,13 @@ pub fn find_all() -> io::Result<Vec<Found>> {
         let Ok(lock) = OpenOptions::new().write(true).open(directory.join("lock")) else {
             continue;
         };
-        let dead = lock.try_lock().is_ok().then_some(lock);
+        let lock = lock.try_lock().is_ok().then_some(lock);
         found.push(Found {
             name: entry.file_name().to_string_lossy().into_owned(),
             traces: traces_in(&directory),
             directory,
-            dead,
+            is_dead: lock.is_some(),
+            lock,
         });
     }
     found.sort_by(|left, right| left.name.cmp(&right.name));

@@ -10,7 +10,7 @@ mod pins;
 mod tables;
 
 pub use attach::{AttachError, Attachment, Inheritance, Repair};
-pub use cgroup::{CgroupMount, find_mount, mount_points, own_cgroup};
+pub use cgroup::{CgroupMount, cgroup_of, find_mount, mount_points, own_cgroup};
 pub use events::{EventReader, WantedReader};
 pub use features::{FeatureError, require};
 pub use pins::{PinDirectory, PinError, bpffs_root};

@@ -49,8 +49,15 @@ impl Netns {
     /// # Errors
     /// It cannot be opened (the process has gone, CAP_SYS_PTRACE is missing) or entered (CAP_SYS_ADMIN).
     pub fn open(path: &Path) -> io::Result<Self> {
+        Self::from_file(File::open(path)?)
+    }
+
+    /// The namespace behind an open file of nsfs.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; also if it is another kind of file.
+    pub fn from_file(file: File) -> io::Result<Self> {
         let home_cookie = own_cookie()?;
-        let file = File::open(path)?;
         let cookie = visit(file.as_fd(), own_cookie)??;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -120,6 +127,12 @@ fn visit<T>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> T) -> io::Result<T
 fn own_cookie() -> io::Result<u64> {
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::DGRAM, None)?;
     crate::socket::netns_cookie(socket.as_fd())
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.file.as_fd()
+    }
 }
 
 impl AsRawFd for Netns {

@@ -16,6 +16,9 @@ pub struct Status {
     /// How many agents have had these pins, this one included: 1 unless it took over from another.
     #[serde(default)]
     pub generation: u64,
+    /// The process that it has taken over from, as long as that drains.
+    #[serde(default)]
+    pub predecessor: Option<u32>,
     /// How long it has been at work.
     #[serde(default)]
     pub uptime_seconds: u64,
@@ -84,6 +87,9 @@ impl fmt::Display for Status {
         writeln!(f, "  policies     {}", self.policies)?;
         if let Some(error) = &self.policy_error {
             writeln!(f, "  NOT IN FORCE {error}")?;
+        }
+        if let Some(pid) = self.predecessor {
+            writeln!(f, "  predecessor  pid {pid} drains")?;
         }
         if self.repairs > 0 {
             writeln!(f, "  REPAIRED     {} links or pins", self.repairs)?;

@@ -37,6 +37,14 @@ impl<'w> Daemon<'w> {
     /// # Panics
     /// It does not come up.
     pub async fn start(world: &'w World, more: &str) -> Self {
+        Self::start_with(world, more, &[]).await
+    }
+
+    /// The same with `words` on its command line.
+    ///
+    /// # Panics
+    /// It does not come up.
+    pub async fn start_with(world: &'w World, more: &str, words: &[&str]) -> Self {
         let tree = world.cgroup.child("tree");
         for workload in ["a", "b"] {
             world.cgroup.child(&format!("tree/{workload}"));
@@ -61,7 +69,7 @@ impl<'w> Daemon<'w> {
         assert!(config.ends_with("config.yaml"), "the successors read it too");
         let daemon = Self {
             world,
-            running: process(world, &tree, &[]).start(),
+            running: process(world, &tree, words).start(),
             instance,
             tree,
         };

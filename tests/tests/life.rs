@@ -9,15 +9,18 @@ use std::{
 };
 
 use egress_tests::{
-    agent::verb,
-    clients::curl,
+    agent::{Running, verb},
+    clients::{curl, python, raw, shell},
     daemon::Daemon,
+    hello::Hello,
     lab::{
         Place, World,
-        traces::{Traces, attached},
+        traces::{Traces, attached, listeners},
     },
     looping::Looping,
+    origins::RawConnection,
     promises,
+    raw_client::{Outcome, Script, Step},
     require::tool,
 };
 use nix::sys::signal::Signal;
@@ -30,7 +33,12 @@ promises![
     an_agent_for_another_cgroup_does_not_take_over,
     a_start_that_fails_leaves_a_killed_agents_programs_in_force,
     a_detached_link_is_attached_again_within_a_second,
+    a_replaced_program_is_put_back,
     removed_pins_are_made_again,
+    a_hand_over_refuses_no_connect_and_cuts_no_tunnel,
+    a_hand_over_that_fails_leaves_the_old_agent_serving,
+    a_successor_must_ask_for_it_and_for_the_same_cgroup,
+    a_successor_serves_on_when_its_predecessor_is_killed,
     cleanup_after_a_takeover_leaves_nothing,
 ];
 
@@ -97,18 +105,14 @@ async fn after_a_kill_the_next_agent_serves_the_ports_of_the_one_before() {
     let _good = world.http("good.test").await;
     let daemon = Daemon::start(&world, "").await;
     assert_eq!(daemon.codes("a", &second).await, "200,403,");
-    let before = egress_tests::lab::traces::listeners(&second).await;
+    let before = listeners(&second).await;
     // Somebody of the workload is there all the time: the namespace is in use.
-    let sleeper = world.start_in(
-        &second,
-        &daemon.tree.join("a"),
-        &egress_tests::clients::shell("echo there; sleep 600"),
-    );
+    let sleeper = world.start_in(&second, &daemon.tree.join("a"), &shell("echo there; sleep 600"));
     sleeper.says("there").await;
 
     let daemon = daemon.kill_and_succeed().await;
 
-    let after = egress_tests::lab::traces::listeners(&second).await;
+    let after = listeners(&second).await;
     assert_eq!(before, after, "without a connect that asks for them");
     assert_eq!(daemon.codes("a", &second).await, "200,403,");
     sleeper.signal(Signal::SIGKILL);
@@ -254,6 +258,61 @@ async fn a_detached_link_is_attached_again_within_a_second() {
     daemon.stop().await.succeeded();
 }
 
+/// Puts the program of one link into another: bpf(2) with BPF_OBJ_GET, BPF_OBJ_GET_INFO_BY_FD, BPF_PROG_GET_FD_BY_ID,
+/// BPF_LINK_UPDATE, on x86-64 and on arm64.
+const REPLACE: &str = r#"
+import ctypes, os, platform, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+def bpf(command, attributes):
+    buffer = ctypes.create_string_buffer(attributes)
+    result = libc.syscall(number, command, buffer, len(attributes))
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+def link(path):
+    name = ctypes.create_string_buffer(path.encode())
+    return bpf(7, struct.pack("=QII", ctypes.addressof(name), 0, 0)), name
+ours, _a = link(sys.argv[1])
+theirs, _b = link(sys.argv[2])
+info = ctypes.create_string_buffer(32)
+bpf(15, struct.pack("=IIQ", theirs, 32, ctypes.addressof(info)))
+program = bpf(13, struct.pack("=III", struct.unpack_from("=I", info.raw, 8)[0], 0, 0))
+bpf(29, struct.pack("=IIII", ours, program, 0, 0))
+"#;
+
+async fn a_replaced_program_is_put_back() {
+    let (world, second) = world().await;
+    let _good = world.http("good.test").await;
+    let other = world.http("other.test").await;
+    let daemon = Daemon::start(&world, "").await;
+    let before = attached(&daemon.tree).await;
+    let exec = world
+        .exec()
+        .allow("other.test")
+        .start(&shell("echo there; sleep 600"));
+    exec.says("there").await;
+    let stranger = format!("/sys/fs/bpf/egress/exec-{}/egress_connect4", exec.pid());
+
+    let ours = daemon.pins().join("egress_connect4");
+    let replace = python(&world, "replace", REPLACE).arg(ours).arg(stranger);
+    world
+        .start_in(&world.client, world.cgroup.path(), &replace)
+        .finish()
+        .await
+        .succeeded();
+
+    daemon
+        .running
+        .complains("repaired name=\"egress_connect4\" found=\"its program was replaced\"")
+        .await;
+    assert_eq!(before, attached(&daemon.tree).await);
+    assert_eq!(daemon.codes("a", &second).await, "200,403,");
+    other.was_never_reached().await;
+    exec.signal(Signal::SIGTERM);
+    exec.finish().await;
+}
+
 async fn removed_pins_are_made_again() {
     let (world, second) = world().await;
     let good = world.http("good.test").await;
@@ -284,6 +343,225 @@ async fn removed_pins_are_made_again() {
     killed.finish().await;
     assert_eq!(daemon.codes("a", &second).await, "200,403,");
     daemon.stop().await.succeeded();
+}
+
+async fn a_hand_over_refuses_no_connect_and_cuts_no_tunnel() {
+    let (world, second) = world().await;
+    let good = world.http("good.test").await;
+    let other = world.http("other.test").await;
+    let echo = world.raw("good.test", 443, echoing).await;
+    let mut daemon = Daemon::start(&world, "drainSeconds: 60").await;
+    let tunnel = open_tunnel(&world, &daemon, &second).await;
+    let allowed = world.sockets("good.test", 80)[0];
+    let denied = world.sockets("other.test", 80)[0];
+    let passing = Looping::start(&world, &daemon, "a", &second, allowed, "good.test").await;
+    let refused = Looping::start(&world, &daemon, "a", &second, denied, "other.test").await;
+
+    let mut retired = Vec::new();
+    for _ in 0..3 {
+        let (successor, old) = daemon.succeed(&["--take-over"]).await;
+        passing.goes_on(60).await;
+        refused.goes_on(60).await;
+        retired.push(old);
+        daemon = successor;
+    }
+    let status = daemon.status().await.unwrap_or_default();
+    assert_eq!(status["generation"], 4, "{status}");
+    // Only the first one has something left to do: it holds the tunnel.
+    let first = retired.remove(0);
+    for old in retired {
+        old.finish().await.succeeded();
+    }
+
+    let (passing, refused) = (passing.end().await, refused.end().await);
+    passing.were_only(&["200"]);
+    refused.were_only(&["403"]);
+    assert!(
+        passing.outcomes["200"] >= 200 && refused.outcomes["403"] >= 200,
+        "{passing:?} {refused:?}"
+    );
+    other.was_never_reached().await;
+    world.file("go", "");
+    let outcome = Outcome::single(&tunnel.finish().await.text().replace("open\n", ""));
+    assert_eq!(
+        (outcome.failure.clone(), outcome.text()),
+        (None, "readylate".to_owned())
+    );
+    first.finish().await.succeeded();
+    assert_eq!(echo.seen().await.len(), 1);
+
+    // All of them have written to the same file, and every line is whole and there once.
+    daemon.stop().await.succeeded();
+    let log = fs::read_to_string(world.path("log.json")).unwrap_or_default();
+    let records: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    assert_eq!(
+        records.len() as u64,
+        passing.outcomes["200"] + refused.outcomes["403"] + 1
+    );
+    assert_eq!(good.requests().await.len() as u64, passing.outcomes["200"]);
+}
+
+/// Says what a successor says, up to a point, and ends there.
+const FALSE_SUCCESSOR: &str = r#"
+import json, socket, sys
+channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+channel.settimeout(20)
+channel.connect(sys.argv[1])
+def hear():
+    return socket.recv_fds(channel, 65536, 16)[0].decode()
+for word in sys.argv[2:]:
+    channel.send(word.encode())
+    answer = hear()
+    assert answer, "it hung up"
+    print(answer)
+    if "Welcome" in answer:
+        for _ in range(json.loads(answer)["Welcome"]["sites"]):
+            assert "Site" in hear()
+"#;
+
+async fn a_hand_over_that_fails_leaves_the_old_agent_serving() {
+    let (world, second) = world().await;
+    let _good = world.http("good.test").await;
+    let other = world.http("other.test").await;
+    let daemon = Daemon::start(&world, "").await;
+    let allowed = world.sockets("good.test", 80)[0];
+    let passing = Looping::start(&world, &daemon, "a", &second, allowed, "good.test").await;
+    let cgroup = daemon.tree.display();
+    let hello =
+        |version: u32| format!(r#"{{"Hello":{{"version":{version},"agent":"0","cgroup":"{cgroup}"}}}}"#);
+    let socket = daemon.state().join("handover.sock");
+    let pretend = async |words: &[&str]| {
+        let client = python(&world, "successor", FALSE_SUCCESSOR)
+            .arg(&socket)
+            .args(words);
+        world
+            .start_in(&world.client, world.cgroup.path(), &client)
+            .finish()
+            .await
+    };
+
+    for words in [&["nonsense"][..], &["\"Ready\""], &[&hello(1), "\"Done\""]] {
+        pretend(words).await.failed();
+        passing.goes_on(40).await;
+    }
+    let other_version = pretend(&[&hello(2)]).await;
+    assert!(
+        other_version.succeeded().text().contains("Refused"),
+        "{}",
+        other_version.story()
+    );
+    // After this word the old one accepts nothing, until it sees that the other has gone.
+    let late = pretend(&[&hello(1), "\"Ready\""]).await;
+    assert!(late.succeeded().text().contains("Yours"), "{}", late.story());
+    passing.goes_on(40).await;
+    daemon.running.complains("this agent goes on").await;
+
+    let attempts = passing.end().await;
+    attempts.were_only(&["200"]);
+    let pid = daemon.running.pid().as_raw();
+    assert!(
+        daemon
+            .status()
+            .await
+            .is_some_and(|status| status["pid"] == pid && status["generation"] == 1)
+    );
+    assert_eq!(daemon.codes("a", &second).await, "200,403,");
+    // It can hand over still.
+    let (daemon, old) = daemon.succeed(&["--take-over"]).await;
+    old.finish().await.succeeded();
+    assert_eq!(daemon.codes("a", &second).await, "200,403,");
+    other.was_never_reached().await;
+    daemon.stop().await.succeeded();
+}
+
+async fn a_successor_must_ask_for_it_and_for_the_same_cgroup() {
+    let (world, second) = world().await;
+    let _good = world.http("good.test").await;
+    let daemon = Daemon::start(&world, "").await;
+
+    let silent = daemon.rival(&daemon.tree, &[]).finish().await;
+    let elsewhere = world.cgroup.child("elsewhere");
+    let stranger = daemon.rival(&elsewhere, &["--take-over"]).finish().await;
+
+    assert!(
+        silent.failed().stderr.contains("--take-over"),
+        "{}",
+        silent.story()
+    );
+    assert!(
+        stranger.failed().stderr.contains("it enforces"),
+        "{}",
+        stranger.story()
+    );
+    assert_eq!(attached(&elsewhere).await, "");
+    assert_eq!(daemon.codes("a", &second).await, "200,403,");
+    // Where nobody runs it is an ordinary start.
+    daemon.stop().await.succeeded();
+    let daemon = Daemon::start_with(&world, "", &["--take-over"]).await;
+    assert_eq!(daemon.codes("a", &second).await, "200,403,");
+    daemon.stop().await.succeeded();
+}
+
+async fn a_successor_serves_on_when_its_predecessor_is_killed() {
+    let (world, second) = world().await;
+    let _good = world.http("good.test").await;
+    let _echo = world.raw("good.test", 443, echoing).await;
+    let daemon = Daemon::start(&world, "drainSeconds: 60").await;
+    let tunnel = open_tunnel(&world, &daemon, &second).await;
+    let (daemon, old) = daemon.succeed(&["--take-over"]).await;
+    let draining = daemon.status().await.unwrap_or_default();
+    assert_eq!(draining["predecessor"], old.pid().as_raw(), "{draining}");
+
+    old.signal(Signal::SIGKILL);
+    old.finish().await;
+    world.file("go", "");
+    tunnel.finish().await;
+
+    daemon
+        .eventually("it knows", async || {
+            daemon
+                .status()
+                .await
+                .is_some_and(|status| status["predecessor"].is_null())
+        })
+        .await;
+    assert_eq!(daemon.codes("a", &second).await, "200,403,");
+    // The lock is its own: the name is taken as long as it lives, and free after.
+    let rival = daemon.rival(&daemon.tree, &[]).finish().await;
+    rival.failed();
+    let daemon = daemon.kill_and_succeed().await;
+    assert_eq!(daemon.codes("a", &second).await, "200,403,");
+    daemon.stop().await.succeeded();
+}
+
+async fn echoing(mut connection: RawConnection) -> std::io::Result<()> {
+    connection.read_record().await?;
+    connection.send(b"ready").await?;
+    loop {
+        let bytes = connection.read_some().await?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        connection.send(&bytes).await?;
+    }
+}
+
+/// A tunnel to good.test, whose client waits for the file `go` before it goes on.
+async fn open_tunnel<'w>(world: &'w World, daemon: &Daemon<'w>, place: &Place) -> Running<'w> {
+    let script = Script::to(world.sockets("good.test", 443)[0])
+        .send(&Hello::new(Some("good.test")).bytes())
+        .read_until(b"ready")
+        .step(Step::Say("open".to_owned()))
+        .step(Step::AwaitFile(world.path("go")))
+        .send(b"late")
+        .finish_sending()
+        .read_to_end();
+    let tunnel = world.start_in(place, &daemon.tree.join("a"), &raw(world, &script));
+    tunnel.says("open").await;
+    tunnel
 }
 
 async fn cleanup_after_a_takeover_leaves_nothing() {

@@ -11,6 +11,9 @@ pub struct RunArgs {
     /// Configuration file; docs/configuration.md lists every key
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// If an agent of the same name is running, take over from it: no connect is refused and no connection is cut meanwhile
+    #[arg(long)]
+    pub take_over: bool,
     /// The cgroup whose members are enforced: a path below the cgroup2 mount, or a directory
     #[arg(long, value_name = "PATH")]
     pub cgroup: Option<PathBuf>,

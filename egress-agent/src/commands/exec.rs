@@ -14,7 +14,7 @@ use crate::{
     cli::ExecArgs,
     config,
     dns::names::{NameLimits, NameTable},
-    enforcer::{Enforcer, EnforcerSettings},
+    enforcer::{Claim, Enforcer, EnforcerSettings},
     identity::{Mapping, Workload},
     instance::Instance,
     kernel,
@@ -79,7 +79,7 @@ fn execute(args: &ExecArgs) -> anyhow::Result<ExitCode> {
             ports: config::DEFAULT_PORTS.to_vec(),
             services,
         };
-        let mut enforcer = match Enforcer::start(instance, settings) {
+        let mut enforcer = match Enforcer::start(Claim::Free(instance), settings) {
             Ok(enforcer) => enforcer,
             Err(error) => {
                 cgroup.remove()?;

@@ -1,6 +1,12 @@
 //! `run`: the daemon.
 
-use std::{fs, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use tokio::{
@@ -14,7 +20,7 @@ use crate::{
     cli::RunArgs,
     config::Config,
     dns::names::{NameLimits, NameTable},
-    enforcer::{Enforcer, EnforcerSettings, Update},
+    enforcer::{Claim, Enforcer, EnforcerSettings, Predecessor, Served, Update},
     instance::Instance,
     kernel,
     policy::{self, PolicySource, PolicyStore, PolicyWatch},
@@ -33,11 +39,12 @@ const UPDATES: usize = 4;
 /// # Errors
 /// What is missing or wrong, in a sentence; nothing has been changed then.
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let take_over = args.take_over;
     let config = configuration(args)?;
     kernel::require()?;
     let cgroup = enforced_cgroup(&config)?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(daemon(config, cgroup))
+    runtime.block_on(daemon(config, cgroup, take_over))
 }
 
 /// The file, overridden by the command line.
@@ -74,7 +81,7 @@ fn enforced_cgroup(config: &Config) -> anyhow::Result<PathBuf> {
     fs::canonicalize(&directory).with_context(|| format!("cannot open {}", directory.display()))
 }
 
-async fn daemon(config: Config, cgroup: PathBuf) -> anyhow::Result<ExitCode> {
+async fn daemon(config: Config, cgroup: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
     let mut stop_signals = StopSignals::listen()?;
     let mut reload_signal = signal(SignalKind::hangup())?;
     let source = source(&config);
@@ -82,7 +89,7 @@ async fn daemon(config: Config, cgroup: PathBuf) -> anyhow::Result<ExitCode> {
     let mut watch = PolicyWatch::start(source.clone()).context("cannot follow the policy directory")?;
     let services = services(&config, &source)?;
     let log = services.log.clone();
-    let instance = Instance::claim(&config.instance)?;
+    let claim = claim(&config.instance, &cgroup, take_over)?;
     let settings = EnforcerSettings {
         cgroup: cgroup.clone(),
         owns_cgroup: false,
@@ -92,7 +99,7 @@ async fn daemon(config: Config, cgroup: PathBuf) -> anyhow::Result<ExitCode> {
         ports: config.ports.clone(),
         services,
     };
-    let mut enforcer = Enforcer::start(instance, settings)?;
+    let mut enforcer = Enforcer::start(claim, settings)?;
     tracing::info!(cgroup = %cgroup.display(), "enforcing");
 
     let (updates, mut updated) = mpsc::channel(UPDATES);
@@ -117,17 +124,36 @@ async fn daemon(config: Config, cgroup: PathBuf) -> anyhow::Result<ExitCode> {
             }
         }
     };
-    enforcer
-        .serve(&mut updated, stop)
-        .await
-        .context("the kernel's side failed")?;
+    let mut stop = std::pin::pin!(stop);
+    let served = enforcer.serve(&mut updated, stop.as_mut()).await;
+    let served = served.context("the kernel's side failed")?;
     tracing::info!(seconds = config.drain_seconds, "draining");
+    let grace = Duration::from_secs(config.drain_seconds);
+    if let Served::HandedOver(successor) = served {
+        enforcer.retire(grace, successor, &mut updated, stop).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut second_signal = StopSignals::listen()?;
     tokio::select! {
-        stopped = enforcer.stop(Duration::from_secs(config.drain_seconds)) => stopped?,
-        // A second signal: whoever sends it will not wait.
-        () = stop_signals.recv() => bail!("stopped before the open connections had ended: run `egress-agent cleanup`"),
+        stopped = enforcer.stop(grace) => stopped?,
+        // Whoever sends it will not wait.
+        () = second_signal.recv() => bail!("stopped before the open connections had ended: run `egress-agent cleanup`"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The name, free or from the agent that has it.
+fn claim(name: &str, cgroup: &Path, take_over: bool) -> anyhow::Result<Claim> {
+    match Instance::claim(name) {
+        Ok(instance) => Ok(Claim::Free(instance)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && take_over => {
+            Predecessor::ask(name, cgroup).map(Claim::Handed)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(error).context("start with --take-over to take its place")
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn source(config: &Config) -> PolicySource {

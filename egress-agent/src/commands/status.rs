@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use crate::{
     cli::{Output, StatusArgs},
-    instance,
+    instance::{self, Found},
     status::Status,
 };
 
@@ -26,7 +26,8 @@ const MOST_BYTES: u64 = 1 << 20;
 )]
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let mut answers = Vec::new();
-    for found in instance::find_all()? {
+    let found: Vec<_> = instance::find_all()?.into_iter().map(Found::unlocked).collect();
+    for found in found {
         if found.is_dead() {
             eprintln!(
                 "{}: its process is gone and its programs are still in force: run `egress-agent cleanup`",

@@ -2,14 +2,16 @@
 
 use std::{io, time::Duration};
 
+use socket2::Socket;
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncWriteExt, Interest, unix::AsyncFd},
     net::{UnixListener, UnixStream},
 };
 
-use super::Enforcer;
+use super::{Enforcer, handover::Channel};
 use crate::{
     instance::Instance,
+    readiness,
     status::{Connections, LogStatus, Status},
 };
 
@@ -20,14 +22,33 @@ const PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Control {
     listener: UnixListener,
+    /// Where a successor calls; an agent that must not be succeeded has none.
+    successors: Option<AsyncFd<Socket>>,
 }
 
 impl Control {
     /// Listens in the instance's directory, which only root can enter.
-    pub(super) fn listen(instance: &Instance) -> io::Result<Self> {
+    pub(super) fn listen(instance: &Instance, may_be_succeeded: bool) -> io::Result<Self> {
+        let successors = may_be_succeeded
+            .then(|| readiness::watch(instance.listen_for_successor()?, Interest::READABLE))
+            .transpose()?;
         Ok(Self {
             listener: UnixListener::from_std(instance.listen()?)?,
+            successors,
         })
+    }
+
+    /// Waits for a successor.
+    pub(super) async fn successor(&self) -> io::Result<Channel> {
+        let Some(successors) = &self.successors else {
+            return std::future::pending().await;
+        };
+        loop {
+            let mut guard = successors.readable().await?;
+            if let Ok(accepted) = guard.try_io(|socket| socket.get_ref().accept()) {
+                return Channel::new(accepted?.0);
+            }
+        }
     }
 
     /// Waits for somebody to ask.
@@ -63,6 +84,7 @@ impl Enforcer {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             generation: self.traces.generation,
+            predecessor: self.predecessor.as_ref().map(|predecessor| predecessor.pid),
             uptime_seconds: self.begun.elapsed().as_secs(),
             repairs: self.repairs,
             repair_error: self.repair_error.clone(),

@@ -1,7 +1,7 @@
 //! What an enforcer is made of besides programs and pins: tables, workers, readers, the control socket.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt,
     path::Path,
     sync::{Arc, Mutex},
@@ -38,12 +38,13 @@ impl Parts {
         instance: &Instance,
         attachment: &Attachment,
         settings: &EnforcerSettings,
+        predecessor: Option<u32>,
     ) -> anyhow::Result<Self> {
         let pins = attachment.pin_path();
         let mount = kernel::find_mount()?;
         let mut kernel_settings = Settings::open(pins)?;
         kernel_settings.internal(&settings.internal)?;
-        exempt_own_cgroup(&mount, &settings.cgroup, &mut kernel_settings)?;
+        kernel_settings.exempt(&exempt_cgroups(&mount, &settings.cgroup, predecessor)?)?;
         let ports = redirected_ports(&settings.ports, &settings.services.policy.load())?;
         kernel_settings.redirect_ports(&ports)?;
 
@@ -74,7 +75,7 @@ impl Parts {
             workers,
             drain,
             reports: Reports::new(kernel::EventReader::open(pins)?, Counts::open(pins)?, identities),
-            control: Control::listen(instance)?,
+            control: Control::listen(instance, settings.may_inherit)?,
         })
     }
 
@@ -108,6 +109,8 @@ impl Parts {
             reports,
             control,
             cgroup: from.cgroup,
+            internal: from.internal,
+            predecessor: None,
             traces,
             begun: Instant::now(),
             repairs: 0,
@@ -118,20 +121,39 @@ impl Parts {
     }
 }
 
-/// If the agent is below the cgroup that it enforces, its own connects must be left alone. It then needs a cgroup to
-/// itself, because whoever shares it would be left alone too.
-fn exempt_own_cgroup(mount: &CgroupMount, enforced: &Path, settings: &mut Settings) -> anyhow::Result<()> {
-    let own = kernel::own_cgroup(mount)?;
-    if !own.starts_with(enforced) {
-        return Ok(settings.exempt(&[])?);
+/// The cgroups whose connects are left alone: the agent's own if it is below the cgroup that it enforces, and that of a
+/// predecessor that drains. Nobody else may be in it, because whoever shares it would be left alone too.
+pub(super) fn exempt_cgroups(
+    mount: &CgroupMount,
+    enforced: &Path,
+    predecessor: Option<u32>,
+) -> anyhow::Result<Vec<u64>> {
+    let agents: Vec<String> = predecessor
+        .into_iter()
+        .chain([std::process::id()])
+        .map(|pid| pid.to_string())
+        .collect();
+    let mut exempt = Vec::new();
+    for agent in &agents {
+        let own = match kernel::cgroup_of(mount, agent) {
+            Ok(own) => own,
+            // A predecessor that has ended meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if !own.starts_with(enforced) {
+            continue;
+        }
+        let members = fs::read_to_string(own.join("cgroup.procs"))?;
+        ensure!(
+            own != enforced
+                && members
+                    .lines()
+                    .all(|member| agents.iter().any(|agent| agent == member)),
+            "the agent is in the enforced cgroup {} together with other processes: start it from another cgroup",
+            own.display()
+        );
+        exempt.push(fs::metadata(&own)?.ino());
     }
-    let members = fs::read_to_string(own.join("cgroup.procs"))?;
-    let pid = std::process::id().to_string();
-    ensure!(
-        own != enforced && members.lines().all(|member| member == pid),
-        "the agent is in the enforced cgroup {} together with other processes: start it from another cgroup",
-        own.display()
-    );
-    settings.exempt(&[fs::metadata(&own)?.ino()])?;
-    Ok(())
+    Ok(exempt)
 }

@@ -1,6 +1,6 @@
 //! What the kernel programs tell: events into the agent's own log, counters for `status`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use egress_common::{
     counter::Counter,
@@ -32,6 +32,15 @@ impl Reports {
             identities,
             lost: 0,
         }
+    }
+
+    /// Reads on from where somebody else has stopped.
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub(super) fn reopen(&mut self, pins: &Path) -> Result<(), TableError> {
+        self.events = EventReader::open(pins)?;
+        Ok(())
     }
 
     /// Writes waiting events to the log. What the kernel could not report is said once for each fetch that finds more.

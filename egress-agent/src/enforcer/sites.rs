@@ -3,18 +3,24 @@
 use std::{
     collections::HashMap,
     fs, io,
+    net::TcpListener,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use egress_common::event::ListenerWanted;
+use egress_common::{event::ListenerWanted, listener::Listeners};
 use tokio::sync::watch;
 
+use super::handover::HandedSite;
 use crate::{
     kernel::ListenerTable,
     netns::Netns,
-    proxy::{Site, Workers, leg::LegSettings, listener},
+    proxy::{
+        Site, Workers,
+        leg::LegSettings,
+        listener::{self, Bound},
+    },
 };
 
 /// The namespaces that have listeners.
@@ -30,6 +36,8 @@ pub(super) struct Sites {
 #[derive(Debug)]
 struct OpenSite {
     site: Arc<Site>,
+    /// For a successor, and to go on with if that fails. The workers serve duplicates of them.
+    listeners: Vec<TcpListener>,
     /// Inode of the namespace in nsfs, as /proc/PID/ns/net shows it.
     inode: u64,
     /// The agent's own namespace stays open as long as the agent lives.
@@ -152,16 +160,69 @@ impl Sites {
         });
     }
 
+    /// Goes on with what a predecessor has handed over.
+    ///
+    /// # Errors
+    /// The kernel's table is full, or a worker does not take a listener.
+    pub(super) fn adopt(&mut self, handed: Vec<HandedSite>, workers: &Workers) -> io::Result<()> {
+        handed.into_iter().try_for_each(|site| {
+            self.serve(
+                site.netns,
+                Bound {
+                    listeners: site.listeners,
+                    table: site.table,
+                },
+                workers,
+            )
+        })
+    }
+
+    /// Every namespace, what the kernel knows of its listeners, and they themselves.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&Netns, Listeners, &[TcpListener])> {
+        self.open.values().map(|open| {
+            (
+                open.site.netns(),
+                open.site.listeners(),
+                open.listeners.as_slice(),
+            )
+        })
+    }
+
+    /// Stops accepting. The listeners stay open: connections wait in their queues.
+    pub(super) fn pause(&self) {
+        for open in self.open.values() {
+            open.stop.send_replace(true);
+        }
+    }
+
+    /// Accepts again after [`Self::pause`].
+    ///
+    /// # Errors
+    /// A worker does not take a listener.
+    pub(super) fn resume(&mut self, workers: &Workers) -> io::Result<()> {
+        for open in self.open.values_mut() {
+            let (stop, stopped) = watch::channel(false);
+            workers.serve(duplicates(&open.listeners)?, &open.site, &stopped)?;
+            open.stop = stop;
+        }
+        Ok(())
+    }
+
     fn open_with(&mut self, netns: Netns, workers: &Workers, first: Option<u16>) -> io::Result<()> {
         let bound = listener::bind(&netns, workers.count(), &self.legs, first)?;
+        self.serve(netns, bound, workers)
+    }
+
+    fn serve(&mut self, netns: Netns, bound: Bound, workers: &Workers) -> io::Result<()> {
         let (cookie, inode, keep) = (netns.cookie(), netns.inode()?, netns.is_home());
         let site = Arc::new(Site::publish(netns, bound.table, Arc::clone(&self.table))?);
         let (stop, stopped) = watch::channel(false);
-        workers.serve(bound.listeners, &site, &stopped)?;
+        workers.serve(duplicates(&bound.listeners)?, &site, &stopped)?;
         self.open.insert(
             cookie,
             OpenSite {
                 site,
+                listeners: bound.listeners,
                 inode,
                 keep,
                 unused: false,
@@ -189,6 +250,10 @@ impl Sites {
         let pids = fs::read_to_string(directory.join("cgroup.procs")).ok()?;
         pids.lines().find_map(matching)
     }
+}
+
+fn duplicates(listeners: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
+    listeners.iter().map(TcpListener::try_clone).collect()
 }
 
 /// The directory below `root` whose inode, that is cgroup id, is `id`.

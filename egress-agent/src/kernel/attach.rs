@@ -1,6 +1,7 @@
 //! Loads the programs, attaches them to a cgroup, pins links and maps, and takes over what an earlier agent has pinned.
 
 mod error;
+mod mend;
 
 use std::{
     fs::{self, File},
@@ -11,6 +12,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
+    maps::MapInfo,
     programs::{
         CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError,
         links::{FdLink, LinkError},
@@ -18,7 +20,7 @@ use aya::{
 };
 use egress_common::names::{map, program};
 
-pub use self::error::AttachError;
+pub use self::{error::AttachError, mend::Repair};
 use super::{layout, link::Link, pins::PinDirectory};
 
 /// The programs, compiled by the build script.
@@ -61,6 +63,8 @@ const PROGRAMS: [&str; 13] = [
 pub struct Attachment {
     ebpf: Ebpf,
     links: Vec<Attached>,
+    /// The kernel's numbers of the pinned maps.
+    maps: Vec<(&'static str, u32)>,
     pins: PinDirectory,
     cgroup: PathBuf,
     inherited: bool,
@@ -73,15 +77,6 @@ pub enum Inheritance {
     None,
     /// Use them; the earlier agent has noted this layout of its maps ([`egress_common::names::LAYOUT`]), 0 for unknown.
     Layout(u32),
-}
-
-/// Something that another program had changed, and that is as it should be again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Repair {
-    /// Name of the program or the map.
-    pub name: &'static str,
-    /// What was found.
-    pub found: &'static str,
 }
 
 /// A program in force.
@@ -110,9 +105,15 @@ impl Attachment {
             loader.map_pin_path(name, pins.path().join(name));
         }
         let loaded = loader.load(OBJECT).map_err(AttachError::from);
-        match loaded.and_then(|mut ebpf| load_programs(&mut ebpf).map(|()| ebpf)) {
-            Ok(ebpf) => Ok(Self {
+        let loaded = loaded.and_then(|mut ebpf| {
+            load_programs(&mut ebpf)?;
+            let maps = pinned_maps(pins.path())?;
+            Ok((ebpf, maps))
+        });
+        match loaded {
+            Ok((ebpf, maps)) => Ok(Self {
                 ebpf,
+                maps,
                 links: Vec::new(),
                 pins,
                 cgroup: cgroup.to_path_buf(),
@@ -143,35 +144,6 @@ impl Attachment {
             self.links.push(Attached { name, link, program });
         }
         self.remove_strangers()
-    }
-
-    /// Looks whether everything is still as [`Self::attach`] left it, and puts right what is not: a link that was
-    /// detached by force, whose program was replaced, or whose pin was removed, and the pin of a map.
-    ///
-    /// # Errors
-    /// Something cannot be put right; it is tried again at the next call.
-    pub fn mend(&mut self) -> Result<Vec<Repair>, AttachError> {
-        let mut repairs = Vec::new();
-        let (directory, id) = open_cgroup(&self.cgroup)?;
-        self.pins.restore()?;
-        for index in 0..self.links.len() {
-            repairs.extend(self.mend_link(index, &directory, id)?);
-        }
-        for (name, found) in self.ebpf.maps() {
-            let Some(name) = PINNED_MAPS.iter().find(|pinned| **pinned == name) else {
-                continue;
-            };
-            let path = self.pins.path().join(name);
-            if fs::exists(&path).map_err(pinning(name))? {
-                continue;
-            }
-            found.pin(path).map_err(io::Error::other).map_err(pinning(name))?;
-            repairs.push(Repair {
-                name,
-                found: "its pin was removed",
-            });
-        }
-        Ok(repairs)
     }
 
     /// The object, for tables and logs.
@@ -255,50 +227,6 @@ impl Attachment {
         fs::rename(beside, path).map_err(pinning(name))?;
         drop(made);
         Ok(link)
-    }
-
-    fn mend_link(
-        &mut self,
-        index: usize,
-        directory: &File,
-        cgroup: u64,
-    ) -> Result<Option<Repair>, AttachError> {
-        let Some(Attached { name, link, program }) = self.links.get(index) else {
-            return Ok(None);
-        };
-        let (name, program) = (*name, *program);
-        let state = link.state().map_err(pinning(name))?;
-        let found = if state.cgroup != cgroup {
-            let link = self.attach_anew(name, directory)?;
-            let program = link.state().map_err(pinning(name))?.program;
-            self.links[index] = Attached { name, link, program };
-            "it was detached"
-        } else if state.program != program {
-            let ours = self
-                .program(name)?
-                .fd()
-                .map_err(failed(name))?
-                .as_fd()
-                .try_clone_to_owned();
-            let ours = ours.map_err(pinning(name))?;
-            self.links[index]
-                .link
-                .replace(ours.as_fd())
-                .map_err(pinning(name))?;
-            "its program was replaced"
-        } else if Link::open(&self.path_of(name))
-            .and_then(|pinned| pinned.state())
-            .is_ok_and(|pinned| pinned.id == state.id)
-        {
-            return Ok(None);
-        } else {
-            self.links[index]
-                .link
-                .pin(&self.path_of(name))
-                .map_err(pinning(name))?;
-            "its pin was removed"
-        };
-        Ok(Some(Repair { name, found }))
     }
 
     /// Removes pins of programs and maps that this version does not have. Last, when nothing depends on them.
@@ -398,6 +326,19 @@ fn open_cgroup(cgroup: &Path) -> Result<(File, u64), AttachError> {
             path: cgroup.display().to_string(),
             error,
         })
+}
+
+/// Every map with the kernel's number of it.
+fn pinned_maps(pins: &Path) -> Result<Vec<(&'static str, u32)>, AttachError> {
+    let numbered = |name| Ok((name, number_of(&pins.join(name)).map_err(pinning(name))?));
+    PINNED_MAPS.into_iter().map(numbered).collect()
+}
+
+/// The kernel's number of the map that is pinned at `path`.
+fn number_of(path: &Path) -> io::Result<u32> {
+    MapInfo::from_pin(path)
+        .map(|info| info.id())
+        .map_err(io::Error::other)
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

@@ -26,16 +26,25 @@ pub fn find_mount() -> io::Result<CgroupMount> {
 /// The calling process's cgroup as a directory below the mount.
 ///
 /// # Errors
-/// /proc cannot be read, or the process's cgroup lies outside what is mounted here.
+/// See [`cgroup_of`].
 pub fn own_cgroup(mount: &CgroupMount) -> io::Result<PathBuf> {
-    let cgroups = fs::read_to_string("/proc/self/cgroup")?;
+    cgroup_of(mount, "self")
+}
+
+/// The cgroup of a process (its id, or `self`) as a directory below the mount.
+///
+/// # Errors
+/// There is no such process ([`io::ErrorKind::NotFound`]), /proc cannot be read, or the process's cgroup lies outside
+/// what is mounted here.
+pub fn cgroup_of(mount: &CgroupMount, process: &str) -> io::Result<PathBuf> {
+    let cgroups = fs::read_to_string(format!("/proc/{process}/cgroup"))?;
     let path =
         unified_path(&cgroups).ok_or_else(|| io::Error::other("the process is in no cgroup2 cgroup"))?;
     let directory = mount.path.join(path.trim_start_matches('/'));
     // In a container with a cgroup namespace but the host's mount the two do not fit together.
     if path.starts_with("/..") || !directory.is_dir() {
         return Err(io::Error::other(format!(
-            "the own cgroup {path} is not visible below {}",
+            "the cgroup {path} is not visible below {}",
             mount.path.display()
         )));
     }

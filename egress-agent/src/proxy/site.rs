@@ -73,6 +73,12 @@ impl Site {
         &self.netns
     }
 
+    /// What the kernel was told of its listeners.
+    #[must_use]
+    pub fn listeners(&self) -> Listeners {
+        *self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Explains an accepted connection: takes its flow and names its workload.
     ///
     /// # Errors

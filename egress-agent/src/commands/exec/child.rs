@@ -88,7 +88,7 @@ pub(super) async fn run(
     // Nobody updates the policies of a command.
     let (_sender, mut updates) = mpsc::channel(1);
     enforcer
-        .serve(&mut updates, stop)
+        .serve(&mut updates, std::pin::pin!(stop))
         .await
         .context("the kernel's side failed")?;
     let status = status.context("the command was not waited for")??;
