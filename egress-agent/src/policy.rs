@@ -75,6 +75,13 @@ pub struct RequestFacts<'a> {
 #[derive(Debug, Default)]
 pub struct PolicyStore {
     current: ArcSwap<PolicySet>,
+    changed: tokio::sync::watch::Sender<()>,
+}
+
+/// Tells of new policy sets.
+#[derive(Debug)]
+pub struct PolicyChanges {
+    changed: tokio::sync::watch::Receiver<()>,
 }
 
 impl PolicyStore {
@@ -87,5 +94,23 @@ impl PolicyStore {
     /// Puts a new set in force; connections judged from now on see it.
     pub fn replace(&self, set: Arc<PolicySet>) {
         self.current.store(set);
+        self.changed.send_replace(());
+    }
+
+    /// To be told of every set that is put in force from now on.
+    #[must_use]
+    pub fn changes(&self) -> PolicyChanges {
+        PolicyChanges {
+            changed: self.changed.subscribe(),
+        }
+    }
+}
+
+impl PolicyChanges {
+    /// Waits for the next set. Without a store there is none.
+    pub async fn next(&mut self) {
+        if self.changed.changed().await.is_err() {
+            std::future::pending().await
+        }
     }
 }

@@ -395,7 +395,7 @@ async fn a_hand_over_refuses_no_connect_and_cuts_no_tunnel() {
     let log = fs::read_to_string(world.path("log.json")).unwrap_or_default();
     let records: Vec<Value> = log
         .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .map(|line| serde_json::from_str(line).expect("a whole line"))
         .collect();
     assert_eq!(
         records.len() as u64,

@@ -15,7 +15,7 @@ use crate::{
     dns::NameTable,
     identity::{Process, Workload},
     netns::Netns,
-    policy::{Host, PolicyStore, PolicyView, Verdict},
+    policy::{Host, PolicyStore, PolicyView, Posture, Verdict},
 };
 
 /// What every connection needs; one per agent.
@@ -75,6 +75,19 @@ impl Connection {
     #[must_use]
     pub fn view(&self) -> PolicyView {
         self.services.policy.load().view(&self.workload)
+    }
+
+    /// Waits until the policies in force refuse, and do not only record, what they have allowed before: `is_refused` is
+    /// asked at once and after each change. For ever if that never comes.
+    pub async fn revoked(&self, is_refused: impl Fn(&PolicyView) -> bool) {
+        let mut changes = self.services.policy.changes();
+        loop {
+            let view = self.view();
+            if view.posture() == Posture::Enforce && is_refused(&view) {
+                return;
+            }
+            changes.next().await;
+        }
     }
 
     /// Dials an allowed host for this connection, within what `view` allows it to resolve to.

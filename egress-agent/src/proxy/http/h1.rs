@@ -22,7 +22,7 @@ use super::{
     deny_page::{Particulars, wants_html},
     exchange::Exchange,
     forward::{Gone, Passed},
-    judge::{Judged, judge},
+    judge::{Judged, Permit, judge},
     lane::{Lane, Manner, Waiting},
     target::Head,
     upstream::{Allowed, BUFFER_BYTES, MOST_FIELDS, Upstream},
@@ -30,7 +30,7 @@ use super::{
 use crate::{
     access_log::Ending,
     drain::DrainWatcher,
-    policy::Verdict,
+    policy::{PolicyView, Verdict},
     proxy::{Connection, tunnel},
 };
 
@@ -40,6 +40,8 @@ enum End {
     Hyper(hyper::Result<()>),
     /// Nothing happened for too long.
     Waited(Waiting),
+    /// New policies refuse the request that is being answered.
+    Revoked,
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Gone>>>>;
@@ -71,6 +73,10 @@ async fn converse(connection: Arc<Connection>, stream: TcpStream, prefix: Bytes,
         }
         End::Hyper(Err(error)) => broken(&lane, &error).await,
         End::Waited(waiting) => waited(&lane, waiting).await,
+        End::Revoked => {
+            lane.end(Ending::PolicyChanged);
+            lane.reset();
+        }
     }
     if lane.must_reset() {
         lane.client.reset_on_close();
@@ -96,14 +102,10 @@ async fn drive(lane: &Rc<Lane>, mut drain: DrainWatcher) -> (End, Bytes) {
         .serve_connection(TokioIo::new(ClientIo(Rc::clone(&lane.client))), service);
     let mut timer = pin!(sleep_until(lane.deadline().1));
     let mut draining = pin!(drain.started());
+    let mut revoked = pin!(lane.connection.revoked(|view| lane.is_refused(view)));
     let mut is_draining = false;
     let mut has_ended = false;
     let end = std::future::poll_fn(|cx| {
-        if !is_draining && draining.as_mut().poll(cx).is_ready() {
-            is_draining = true;
-            // An idle connection is closed, any other behind the answer that is due.
-            Pin::new(&mut wire).graceful_shutdown();
-        }
         if lane.client.poll_interim(cx).is_err() {
             lane.client.mark_gone();
         }
@@ -113,10 +115,20 @@ async fn drive(lane: &Rc<Lane>, mut drain: DrainWatcher) -> (End, Bytes) {
                 // does that.
                 Poll::Ready(Ok(())) if !has_ended => has_ended = true,
                 Poll::Ready(result) => return Poll::Ready(End::Hyper(result)),
+                // Not before the first request, which may be here already and not yet read: its client would see a new
+                // connection fail.
+                Poll::Pending if !is_draining && lane.was_used() && draining.as_mut().poll(cx).is_ready() => {
+                    is_draining = true;
+                    // An idle connection is closed, any other behind the answer that is due.
+                    Pin::new(&mut wire).graceful_shutdown();
+                }
                 Poll::Pending => break,
             }
         }
         lane.settle();
+        if revoked.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(End::Revoked);
+        }
         let (waiting, deadline) = lane.deadline();
         poll_deadline(timer.as_mut(), deadline, cx).map(|()| End::Waited(waiting))
     })
@@ -140,6 +152,7 @@ async fn handle(lane: Rc<Lane>, request: Request<Incoming>) -> Result<Response<R
                 exchange.asked(&head, Some(&target));
                 exchange.verdict(verdict.clone(), enforced);
             });
+            lane.permit(enforced.then(|| Permit::new(&head, &target)));
             let allowed = Allowed {
                 host: target.host.clone(),
                 view,
@@ -254,6 +267,7 @@ fn written_out(page: &Response<Bytes>) -> Bytes {
 /// Behind a 101: bytes both ways, whatever they are.
 async fn tunnelled(lane: Rc<Lane>, upstream: Upstream, to_origin: Bytes) {
     let before = lane.moved();
+    let permit = lane.take_permit();
     let exchange = lane.take_exchange();
     let client = Rc::clone(&lane.client);
     let connection = Arc::clone(&lane.connection);
@@ -272,7 +286,16 @@ async fn tunnelled(lane: Rc<Lane>, upstream: Upstream, to_origin: Bytes) {
         to_client: remains.unread,
     };
     let limits = &connection.services.limits;
-    let ending = tunnel::tunnel_with(stream, remains.stream, prefixes, limits, &account.counters).await;
+    let is_refused = |view: &PolicyView| {
+        permit
+            .as_ref()
+            .is_some_and(|permit| permit.is_refused(&connection, view))
+    };
+    let ending = tokio::select! {
+        ending = tunnel::tunnel_with(stream, remains.stream, prefixes, limits, &account.counters) => ending,
+        // The tunnel is dropped before its end: both legs are reset.
+        () = connection.revoked(is_refused) => Ending::PolicyChanged,
+    };
     account.end(ending);
 }
 

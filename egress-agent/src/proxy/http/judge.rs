@@ -1,8 +1,10 @@
 //! The verdict on one request.
 
+use http::Method;
+
 use super::target::{Head, Refusal, Target};
 use crate::{
-    policy::{self, PolicyView, Posture, RequestFacts, Verdict},
+    policy::{self, Host, PolicyView, Posture, RequestFacts, Verdict},
     proxy::Connection,
 };
 
@@ -31,6 +33,33 @@ pub(super) enum Judged {
     },
 }
 
+/// As what a request was allowed, so that it can be judged again when the policies change.
+#[derive(Debug, Clone)]
+pub(super) struct Permit {
+    host: Host,
+    method: Method,
+    path: String,
+}
+
+impl Permit {
+    pub(super) fn new(head: &Head<'_>, target: &Target) -> Self {
+        Self {
+            host: target.host.clone(),
+            method: head.method.clone(),
+            path: head.uri.path().to_owned(),
+        }
+    }
+
+    /// Whether `view` refuses the request now.
+    pub(super) fn is_refused(&self, connection: &Connection, view: &PolicyView) -> bool {
+        let facts = RequestFacts {
+            method: self.method.as_str(),
+            path: &self.path,
+        };
+        !verdict(connection, view, &self.host, facts).is_allow()
+    }
+}
+
 /// Judges a request by its own head, with the policies in force now: a connection that is kept alive may name another
 /// host in each request, and meet a new policy set.
 ///
@@ -47,16 +76,12 @@ pub(super) fn judge(connection: &Connection, head: &Head<'_>) -> Judged {
         }
     };
     let view = connection.view();
-    let verdict = view.judge(&policy::Target {
-        host: &target.host,
-        port: connection.original.port(),
-        address: connection.original.ip(),
-        request: Some(RequestFacts {
-            method: head.method.as_str(),
-            // As sent: whether a path can be read in more than one way is the policy's to find.
-            path: head.uri.path(),
-        }),
-    });
+    let facts = RequestFacts {
+        method: head.method.as_str(),
+        // As sent: whether a path can be read in more than one way is the policy's to find.
+        path: head.uri.path(),
+    };
+    let verdict = verdict(connection, &view, &target.host, facts);
     match view.posture() {
         Posture::Enforce if !verdict.is_allow() => Judged::Refuse {
             target: Some(target),
@@ -70,4 +95,13 @@ pub(super) fn judge(connection: &Connection, head: &Head<'_>) -> Judged {
             enforced: posture == Posture::Enforce,
         },
     }
+}
+
+fn verdict(connection: &Connection, view: &PolicyView, host: &Host, request: RequestFacts<'_>) -> Verdict {
+    view.judge(&policy::Target {
+        host,
+        port: connection.original.port(),
+        address: connection.original.ip(),
+        request: Some(request),
+    })
 }

@@ -17,12 +17,13 @@ use super::{
     client::Client,
     deny_page::{Particulars, Refused},
     exchange::Exchange,
+    judge::Permit,
     target::Target,
     upstream::{Traffic, Upstream},
 };
 use crate::{
     access_log::{Ending, Protocol},
-    policy::Verdict,
+    policy::{PolicyView, Verdict},
     proxy::Connection,
 };
 
@@ -40,11 +41,15 @@ pub(super) struct Lane {
     must_reset: Cell<bool>,
     /// No further request is waited for.
     is_over: Cell<bool>,
+    /// A request has come.
+    was_used: Cell<bool>,
 }
 
 /// The request that is being answered.
 struct Current {
     exchange: Exchange,
+    /// As what it was allowed; `None` for what is refused, or only recorded.
+    permit: Option<Permit>,
     /// What the client's socket had taken before.
     written_before: u64,
     /// The origin's connection, and what had been written to it before.
@@ -105,12 +110,14 @@ impl Lane {
             idle: Cell::new(idle),
             must_reset: Cell::new(false),
             is_over: Cell::new(false),
+            was_used: Cell::new(false),
         }
     }
 
     /// Opens the account of a request whose head has arrived, or ought to have.
     pub(super) fn begin(&self, fields: Option<&HeaderMap>) {
         self.end(Ending::Complete);
+        self.was_used.set(true);
         self.client.unmute();
         let mut exchange = Exchange::begin(&self.connection, Protocol::Http1);
         if let Some(fields) = fields {
@@ -118,6 +125,7 @@ impl Lane {
         }
         *self.current.borrow_mut() = Some(Current {
             exchange,
+            permit: None,
             written_before: self.client.written(),
             origin: None,
             over: None,
@@ -131,6 +139,28 @@ impl Lane {
         if let Some(current) = &mut *self.current.borrow_mut() {
             change(&mut current.exchange);
         }
+    }
+
+    /// The request was allowed.
+    pub(super) fn permit(&self, permit: Option<Permit>) {
+        if let Some(current) = &mut *self.current.borrow_mut() {
+            current.permit = permit;
+        }
+    }
+
+    /// Whether the request that is being answered would be refused now.
+    pub(super) fn is_refused(&self, view: &PolicyView) -> bool {
+        let current = self.current.borrow();
+        let permit = current.as_ref().and_then(|current| current.permit.as_ref());
+        permit.is_some_and(|permit| permit.is_refused(&self.connection, view))
+    }
+
+    /// For the tunnel behind a 101.
+    pub(super) fn take_permit(&self) -> Option<Permit> {
+        self.current
+            .borrow_mut()
+            .as_mut()
+            .and_then(|current| current.permit.take())
     }
 
     /// The request goes to this origin.
@@ -289,6 +319,10 @@ impl Lane {
         let (waiting, _) = self.deadline();
         let since = self.idle.get().head_since.filter(|_| waiting == Waiting::Head)?;
         Some(since.elapsed())
+    }
+
+    pub(super) fn was_used(&self) -> bool {
+        self.was_used.get()
     }
 
     pub(super) fn keep(&self, upstream: Upstream) {

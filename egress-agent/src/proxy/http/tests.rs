@@ -5,6 +5,7 @@ mod h2;
 mod keep_alive;
 mod lab;
 mod refusals;
+mod revoked;
 mod smuggling;
 mod upgrades;
 mod vanishing;

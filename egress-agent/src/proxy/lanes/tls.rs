@@ -1,6 +1,6 @@
 //! TLS: judged by the server name, then tunnelled byte for byte. Never terminated.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use egress_common::outcome::Outcome;
@@ -81,11 +81,28 @@ pub(super) async fn forward(
             let counters = Arc::new(Counters::default());
             pending.count(Arc::clone(&counters) as _);
             let limits = &connection.services.limits;
-            let ending = tunnel::tunnel(stream, dialled.stream, received, limits, &counters).await;
+            let revoked = connection.revoked(|view| is_refused(connection, view, host, dialled.address.ip()));
+            let ending = tokio::select! {
+                ending = tunnel::tunnel(stream, dialled.stream, received, limits, &counters) => ending,
+                // The tunnel is dropped before its end: both legs are reset.
+                () = revoked => Ending::PolicyChanged,
+            };
             pending.finish(ending);
         }
         Err(error) => fail(stream, error, pending).await,
     }
+}
+
+/// Whether the policies no longer allow the tunnel to `host`, or the address that it was dialled at.
+fn is_refused(connection: &Connection, view: &PolicyView, host: &Host, dialled: IpAddr) -> bool {
+    let port = connection.original.port();
+    let target = Target {
+        host,
+        port,
+        address: connection.original.ip(),
+        request: None,
+    };
+    !view.judge(&target).is_allow() || view.refused_answer(dialled, port).is_some()
 }
 
 /// Ends a connection whose origin cannot be reached: refused by policy after all with an alert, else with the reset that

@@ -22,6 +22,22 @@ const FRAME_HEADER: u64 = 9;
 #[derive(Debug, Default)]
 pub(super) struct Upload {
     pub(super) bytes: Cell<u64>,
+    /// New policies have refused the stream.
+    pub(super) is_revoked: Cell<bool>,
+}
+
+/// Ready once new policies refuse the stream.
+pub(super) type Revocation = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Why a body breaks off.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    /// The sender's doing. hyper finds the HTTP/2 reason in the source, and passes it on.
+    #[error("the sender gave the stream up")]
+    Sender(#[source] hyper::Error),
+    /// New policies refuse the stream.
+    #[error("new policies refuse the stream")]
+    Revoked,
 }
 
 /// A request's body.
@@ -29,7 +45,11 @@ pub(super) enum UploadBody {
     /// None.
     Empty,
     /// As it comes.
-    Flowing { body: Incoming, upload: Rc<Upload> },
+    Flowing {
+        body: Incoming,
+        upload: Rc<Upload>,
+        revocation: Revocation,
+    },
 }
 
 /// The body of an answer, and with it the stream's account: when it is dropped the stream is over.
@@ -42,33 +62,47 @@ enum Source {
     /// Our own page.
     Page(Option<Bytes>),
     /// What the origin sends. Its connection is kept open for it.
-    Origin { body: Incoming, _lease: Lease },
+    Origin {
+        body: Incoming,
+        revocation: Revocation,
+        _lease: Lease,
+    },
 }
 
 impl UploadBody {
-    pub(super) fn new(body: Incoming, upload: &Rc<Upload>) -> Self {
+    pub(super) fn new(body: Incoming, upload: &Rc<Upload>, revocation: Revocation) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
         Self::Flowing {
             body,
             upload: Rc::clone(upload),
+            revocation,
         }
     }
 }
 
 impl Body for UploadBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self::Flowing { body, upload } = &mut *self else {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Self::Flowing {
+            body,
+            upload,
+            revocation,
+        } = &mut *self
+        else {
             return Poll::Ready(None);
         };
-        let frame = ready!(Pin::new(body).poll_frame(cx));
+        if upload.is_revoked.get() || revocation.as_mut().poll(cx).is_ready() {
+            upload.is_revoked.set(true);
+            return Poll::Ready(Some(Err(Broken::Revoked)));
+        }
+        let frame = ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Broken::Sender));
         if let Some(Ok(frame)) = &frame {
             upload.bytes.set(upload.bytes.get() + frame_bytes(frame));
         }
@@ -99,10 +133,14 @@ impl StreamBody {
         }
     }
 
-    pub(super) fn origin(body: Incoming, lease: Lease, mut account: Account) -> Self {
+    pub(super) fn origin(body: Incoming, lease: Lease, revocation: Revocation, mut account: Account) -> Self {
         account.is_complete = body.is_end_stream();
         Self {
-            source: Source::Origin { body, _lease: lease },
+            source: Source::Origin {
+                body,
+                revocation,
+                _lease: lease,
+            },
             account,
         }
     }
@@ -110,16 +148,22 @@ impl StreamBody {
 
 impl Body for StreamBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let Self { source, account } = &mut *self;
         let frame = match source {
             Source::Page(page) => page.take().map(|page| Ok(Frame::data(page))),
-            Source::Origin { body, .. } => ready!(Pin::new(body).poll_frame(cx)),
+            Source::Origin { body, revocation, .. } => {
+                if account.is_revoked() || revocation.as_mut().poll(cx).is_ready() {
+                    account.revoke();
+                    return Poll::Ready(Some(Err(Broken::Revoked)));
+                }
+                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Broken::Sender))
+            }
         };
         match &frame {
             Some(Ok(frame)) => {

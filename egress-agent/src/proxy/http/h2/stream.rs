@@ -1,6 +1,6 @@
 //! One stream: judged, forwarded or refused, and accounted for.
 
-use std::{error::Error, fmt, io, rc::Rc};
+use std::{error::Error, fmt, io, rc::Rc, sync::Arc};
 
 use egress_common::outcome::{Class, Outcome};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, request, uri};
@@ -12,12 +12,12 @@ use super::{
     super::{
         deny_page::{Particulars, Refused, wants_html},
         exchange::Exchange,
-        judge::{Judged, judge},
+        judge::{Judged, Permit, judge},
         target::Head,
         upstream::Allowed,
     },
     Shared,
-    body::{StreamBody, Upload, UploadBody, head_bytes},
+    body::{Broken, Revocation, StreamBody, Upload, UploadBody, head_bytes},
     pool::{Lease, Unsent},
 };
 use crate::{
@@ -40,12 +40,14 @@ pub(super) struct Account {
     otherwise: Ending,
     /// Why the answer is not complete.
     pub(super) cut: Option<Ending>,
+    /// As what the request was allowed; `None` for what is refused, or only recorded.
+    permit: Option<Permit>,
 }
 
 /// The stream is to be reset, for the reason of `source` if it has one.
 #[derive(Debug)]
 pub(super) struct Reset {
-    source: hyper::Error,
+    source: Broken,
 }
 
 /// How to tell a client no.
@@ -59,7 +61,7 @@ struct Asker {
 enum Failure {
     Dial(DialError),
     /// The origin, or the client, reset the stream: so is the other side's.
-    Reset(hyper::Error),
+    Reset(Broken),
 }
 
 /// Answers one stream.
@@ -85,10 +87,11 @@ pub(super) async fn handle(
                 exchange.verdict(verdict.clone(), enforced);
             });
             let allowed = Allowed {
-                host: target.host,
+                host: target.host.clone(),
                 view,
                 enforced,
             };
+            account.permit = enforced.then(|| Permit::new(&head, &target));
             forward(account, parts, body, allowed, verdict, &asker).await
         }
         Judged::Refuse {
@@ -121,15 +124,21 @@ async fn forward(
 ) -> Result<Response<StreamBody>, Reset> {
     parts.uri = whole(parts.uri, &allowed);
     account.to_origin_head = head_bytes(&parts.headers);
-    let body = UploadBody::new(body, &account.upload);
+    let body = UploadBody::new(body, &account.upload, account.revocation());
     let request = Request::from_parts(parts, body);
-    match send(&mut account, &allowed, request).await {
+    let revocation = account.revocation();
+    let sent = tokio::select! {
+        sent = send(&mut account, &allowed, request) => sent,
+        () = revocation => Err(Failure::Reset(Broken::Revoked)),
+    };
+    match sent {
         Ok((response, lease)) => {
             let (parts, body) = response.into_parts();
             account.answers(&parts.status, &parts.headers);
+            let revocation = account.revocation();
             Ok(Response::from_parts(
                 parts,
-                StreamBody::origin(body, lease, account),
+                StreamBody::origin(body, lease, revocation, account),
             ))
         }
         Err(Failure::Dial(error)) => {
@@ -142,7 +151,10 @@ async fn forward(
             Ok(account.explain(Some(&allowed.host), &verdict, particulars, asker))
         }
         Err(Failure::Reset(source)) => {
-            account.cut = Some(Ending::OriginAborted);
+            match source {
+                Broken::Sender(_) => account.cut = Some(Ending::OriginAborted),
+                Broken::Revoked => account.revoke(),
+            }
             Err(Reset { source })
         }
     }
@@ -175,7 +187,7 @@ async fn send(
         };
         tracing::debug!(%error, host = %allowed.host, "no answer");
         if is_stream_reset(&error) {
-            return Err(Failure::Reset(error));
+            return Err(Failure::Reset(Broken::Sender(error)));
         }
         request = match unsent.filter(|_| may_repeat).or(spare) {
             Some(request) => request,
@@ -200,7 +212,30 @@ impl Account {
             is_complete: false,
             otherwise: Ending::Complete,
             cut: None,
+            permit: None,
         }
+    }
+
+    /// Ready once new policies refuse the request; each body watches for itself, since hyper wakes them one by one.
+    fn revocation(&self) -> Revocation {
+        let Some(permit) = self.permit.clone() else {
+            return Box::pin(std::future::pending());
+        };
+        let connection = Arc::clone(&self.shared.connection);
+        Box::pin(async move {
+            let connection = &connection;
+            connection
+                .revoked(|view| permit.is_refused(connection, view))
+                .await;
+        })
+    }
+
+    pub(super) fn is_revoked(&self) -> bool {
+        self.upload.is_revoked.get()
+    }
+
+    pub(super) fn revoke(&self) {
+        self.upload.is_revoked.set(true);
     }
 
     fn note(&mut self, change: impl FnOnce(&mut Exchange)) {
@@ -252,6 +287,7 @@ impl Drop for Account {
         };
         exchange.moved(self.to_client, self.to_origin_head + self.upload.bytes.get());
         let ending = match self.cut {
+            _ if self.is_revoked() => Ending::PolicyChanged,
             Some(cut) => cut,
             None if self.is_complete => self.otherwise,
             None => self.shared.ending.get(),
@@ -272,7 +308,7 @@ impl Asker {
 
 impl fmt::Display for Reset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the origin gave the stream up")
+        f.write_str("the stream is given up")
     }
 }
 

@@ -1,5 +1,7 @@
 //! HTTP/2 in clear: streams judged one by one.
 
+mod revoked;
+
 use std::time::Duration;
 
 use ::h2::{Reason, RecvStream, SendStream, client, server};

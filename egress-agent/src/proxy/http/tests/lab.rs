@@ -195,6 +195,16 @@ impl Lab {
         self.trigger.start(PATIENCE);
     }
 
+    /// Puts policies in force that allow `host` and nothing else.
+    pub(super) fn allow_only(&self, host: &str) {
+        let text = format!(
+            "apiVersion: egress-enforcer.io/v1alpha1\nkind: EgressPolicy\nmetadata: {{name: web, namespace: shop}}\n\
+             spec:\n  egress:\n  - to: [{{domain: {host}}}]\n    ports: [{{port: {}}}]\n",
+            self.port
+        );
+        self.services.policy.replace(set(&text));
+    }
+
     /// Ends the tasks that serve, as a shutdown does.
     pub(super) fn abort(&self) {
         for served in &self.served {
@@ -227,11 +237,14 @@ spec:
 
 /// The policies of `text` in force.
 pub(super) fn store(text: &str) -> PolicyStore {
-    let policies = policy::read_text(Path::new("test.yaml"), text).unwrap();
-    let set = PolicySet::build(policies, policy::Settings::default()).unwrap();
     let store = PolicyStore::default();
-    store.replace(Arc::new(set));
+    store.replace(set(text));
     store
+}
+
+fn set(text: &str) -> Arc<PolicySet> {
+    let policies = policy::read_text(Path::new("test.yaml"), text).unwrap();
+    Arc::new(PolicySet::build(policies, policy::Settings::default()).unwrap())
 }
 
 async fn listen_everywhere() -> (u16, BTreeMap<&'static str, Origin>) {

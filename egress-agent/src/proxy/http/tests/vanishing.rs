@@ -325,6 +325,19 @@ fn a_drain_serves_what_is_under_way_and_closes_what_is_idle() {
 }
 
 #[test]
+fn a_connection_that_was_accepted_before_a_drain_is_served_after_it() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        lab.drain();
+        client.send("GET / HTTP/1.1\r\nHost: denied.test\r\n\r\n").await;
+        assert_eq!(client.message().await.status(), Some(403));
+        assert_eq!(client.rest().await, b"");
+        drop(client);
+        assert_eq!(lab.records().await.len(), 1);
+    });
+}
+
+#[test]
 fn an_answer_in_which_nothing_moves_is_ended() {
     let limits = Limits {
         idle_timeout: Duration::from_millis(200),

@@ -1,0 +1,85 @@
+//! New policies reach what is open: an answer under way, a WebSocket; and leave the rest alone.
+
+use super::lab::{Lab, run};
+use crate::access_log::Ending;
+
+const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: good.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+#[test]
+fn a_websocket_that_new_policies_refuse_is_reset_on_both_sides() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send(UPGRADE).await;
+        let mut origin = lab.accept("good.test").await;
+        origin.head().await;
+        origin.send(SWITCH).await;
+        client.head().await;
+        client.send("frame").await;
+        origin.exactly(5).await;
+        lab.allow_only("also.test");
+        client.until_reset().await;
+        origin.until_reset().await;
+        let records = lab.records().await;
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0].ending, Ending::PolicyChanged);
+        assert_eq!(records[0].bytes_to_origin, (UPGRADE.len() + 5) as u64);
+    });
+}
+
+#[test]
+fn a_websocket_that_new_policies_allow_too_lives_on() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send(UPGRADE).await;
+        let mut origin = lab.accept("good.test").await;
+        origin.head().await;
+        origin.send(SWITCH).await;
+        client.head().await;
+        lab.allow_only("good.test");
+        client.send("frame").await;
+        assert_eq!(origin.exactly(5).await, b"frame");
+        drop(client);
+        assert_eq!(origin.rest().await, b"");
+        drop(origin);
+        assert_eq!(lab.records().await[0].ending, Ending::Complete);
+    });
+}
+
+#[test]
+fn an_answer_that_new_policies_refuse_is_broken_off() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
+        let mut origin = lab.accept("good.test").await;
+        origin.head().await;
+        origin
+            .send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegin")
+            .await;
+        client.head().await;
+        assert_eq!(client.exactly(5).await, b"begin");
+        lab.allow_only("also.test");
+        client.until_reset().await;
+        assert_eq!(lab.records().await[0].ending, Ending::PolicyChanged);
+    });
+}
+
+#[test]
+fn a_connection_that_is_kept_alive_meets_the_new_policies_with_its_next_request() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send("GET /1 HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
+        let mut origin = lab.accept("good.test").await;
+        origin.head().await;
+        origin.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx").await;
+        assert_eq!(client.message().await.text(), "x");
+        lab.allow_only("also.test");
+        client.send("GET /2 HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
+        assert_eq!(client.message().await.status(), Some(403));
+        drop(client);
+        let endings: Vec<_> = lab.records().await.iter().map(|record| record.ending).collect();
+        assert_eq!(endings, [Ending::Complete, Ending::Refused]);
+    });
+}
