@@ -22,6 +22,12 @@ pub enum Need {
     Ipv6,
     /// SCTP (CONFIG_IP_SCTP, as a rule a module).
     Sctp,
+    /// DCCP (CONFIG_IP_DCCP; removed in Linux 6.16).
+    Dccp,
+    /// SMC (CONFIG_SMC).
+    Smc,
+    /// RxRPC (CONFIG_AF_RXRPC).
+    Rxrpc,
 }
 
 impl Need {
@@ -40,15 +46,31 @@ impl Need {
                 let on = sysctl("net/ipv4/tcp_fastopen").is_some_and(|value| value & 1 == 1);
                 (on, "TCP Fast Open is switched off for clients")
             }
-            Self::Sctp => {
-                // Asking for it loads the module.
-                let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::SCTP));
-                (socket.is_ok(), "the kernel has no SCTP")
-            }
+            Self::Sctp => (
+                has_socket(Domain::IPV4, Type::STREAM, 132),
+                "the kernel has no SCTP",
+            ),
+            Self::Dccp => (
+                has_socket(Domain::IPV4, Type::from(6), 33),
+                "the kernel has no DCCP",
+            ),
+            Self::Smc => (
+                has_socket(Domain::from(43), Type::STREAM, 0),
+                "the kernel has no SMC",
+            ),
+            Self::Rxrpc => (
+                has_socket(Domain::from(33), Type::DGRAM, 2),
+                "the kernel has no RxRPC",
+            ),
             Self::Ipv6 => (Path::new("/proc/sys/net/ipv6").exists(), "the kernel has no IPv6"),
         };
         (!has).then_some(what)
     }
+}
+
+/// Whether the running kernel makes such sockets. Where the protocol is a module, asking for one loads it.
+fn has_socket(family: Domain, kind: Type, protocol: i32) -> bool {
+    Socket::new(family, kind, Some(Protocol::from(protocol))).is_ok()
 }
 
 /// Whether the running kernel has a function of that name.

@@ -20,10 +20,13 @@ use crate::{
     workspace,
 };
 
+/// The kernels that every change is tested on.
+const MATRIX: [&str; 3] = ["6.1", "6.12", "newest"];
+
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Versions such as 6.1, or `newest`
-    #[arg(default_values = ["6.1", "6.12", "newest"])]
+    #[arg(default_values = MATRIX)]
     kernels: Vec<String>,
 
     /// Write what the kernels say of the programs' size to docs/programs.md, in place of comparing it
@@ -37,7 +40,8 @@ pub(crate) struct Arguments {
 
 /// The files of tests that ask whether the kernel does what the programs take for granted. The others ask what
 /// the agent makes of it, which depends on no kernel.
-const FILES: [&str; 9] = [
+const FILES: [&str; 11] = [
+    "attacks::",
     "dns::",
     "exec::",
     "exec_privileges::",
@@ -45,6 +49,7 @@ const FILES: [&str; 9] = [
     "lab::",
     "life::",
     "programs::",
+    "protocols::",
     "redirect::",
     "sockets::",
 ];
@@ -71,7 +76,8 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         programs.complaints()
     };
-    Ok(verdicts.print(&grown?))
+    let whole = arguments.kernels == MATRIX && arguments.filters.is_empty() && !arguments.table;
+    Ok(verdicts.print(&grown?, whole))
 }
 
 /// Of all tests those that are to be run.

@@ -45,7 +45,7 @@ impl Required {
         self.guests.contains(name)
     }
 
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let lines = text
             .lines()
             .map(str::trim)

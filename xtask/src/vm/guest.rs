@@ -39,6 +39,17 @@ const FOR_THE_ROOT: [&str; 3] = ["virtio_pci", "9p", "overlay"];
 /// They need not be named to 9p, which finds its transport by itself, but they are not among what it depends on.
 const TRANSPORT: &str = "9pnet_virtio";
 
+/// Modules of protocols that tests want, and that Debian's kernels load for nobody who merely asks for a socket.
+const FOR_THE_TESTS: [&str; 7] = [
+    "sctp",
+    "dccp_ipv4",
+    "dccp_ipv6",
+    "smc",
+    "rxrpc",
+    "l2tp_ip",
+    "l2tp_ip6",
+];
+
 /// What the host waits for; see `vm-init`.
 const RESULT: &str = "egress-vm-exit ";
 
@@ -153,6 +164,9 @@ impl Guest {
             "word --exact".to_owned(),
             "word --color=never".to_owned(),
         ];
+        // Later kernels have left some of them out.
+        let there = FOR_THE_TESTS.iter().filter(|name| kernel.has_module(name));
+        lines.extend(there.map(|name| format!("modprobe {name}")));
         lines.extend(others.iter().map(|name| format!("word --skip={name}")));
         Ok(lines.join("\n") + "\n")
     }
@@ -261,7 +275,7 @@ fn follow(child: &mut Child, wanted: &str, log: &Path) -> Result<Printed> {
                 (!["0", "101"].contains(&status)).then(|| format!("the test program ended with {status}"));
             return Ok((printed, failure));
         }
-        println!("{wanted:>6} | {line}");
+        println!("{wanted:>6} {:>4} s | {line}", begin.elapsed().as_secs());
         printed.push(line);
     }
 }

@@ -193,6 +193,16 @@ impl Kernel {
         self.directory.join("lib/modules")
     }
 
+    /// Whether it comes with a module of that name.
+    pub(super) fn has_module(&self, name: &str) -> bool {
+        let list = self.modules().join(&self.release).join("modules.dep");
+        let list = fs::read_to_string(list).unwrap_or_default();
+        let file = format!("/{name}.ko");
+        list.lines()
+            .filter_map(|line| line.split_once(':'))
+            .any(|(module, _)| module.trim_end_matches(".xz").ends_with(&file))
+    }
+
     /// The files of the modules `names` and all that they need, in the order in which they are loaded. What is built
     /// in has none.
     pub(super) fn module_files(&self, names: &[&str]) -> Result<Vec<PathBuf>> {

@@ -38,20 +38,29 @@ impl Verdicts {
 
     /// Adds what `ran` on `kernel`, where the tests `wanted` were to run.
     pub(super) fn add(&mut self, kernel: &Kernel, ran: &Ran, wanted: &[String]) {
-        let mut row = Row::new(kernel.release.clone(), ran, wanted);
-        let must_run = row
-            .skipped
-            .iter()
-            .filter(|(name, _)| self.required.is_for_guests(name));
-        let complaints: Vec<_> = must_run
-            .map(|(name, why)| format!("it is here that {name} must run: {why}"))
-            .collect();
-        row.complaints.extend(complaints);
-        self.rows.push(row);
+        self.rows.push(Row::new(kernel.release.clone(), ran, wanted));
     }
 
-    /// Shows the table; success is that all ran, none failed, and no program has grown.
-    pub(super) fn print(&self, grown: &[String]) -> ExitCode {
+    /// The tests that the machine's own kernel may leave to the guests, and that no guest has run.
+    fn run_nowhere(&self) -> Vec<&str> {
+        let Some(first) = self.rows.first() else {
+            return Vec::new();
+        };
+        first
+            .skipped
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .filter(|name| self.required.is_for_guests(name))
+            .filter(|name| {
+                let skips = |row: &Row| row.skipped.iter().any(|(other, _)| other == name);
+                self.rows.iter().all(skips)
+            })
+            .collect()
+    }
+
+    /// Shows the table; success is that all ran (if this was the `whole` matrix: those for guests on one kernel at
+    /// least), none failed, and no program has grown.
+    pub(super) fn print(&self, grown: &[String], whole: bool) -> ExitCode {
         println!();
         for row in &self.rows {
             row.print_details();
@@ -81,7 +90,15 @@ impl Verdicts {
         if !grown.is_empty() {
             println!("If that is meant, run `cargo xtask vm --table` and commit docs/programs.md.");
         }
-        if grown.is_empty() && !self.rows.is_empty() && self.rows.iter().all(Row::is_good) {
+        let run_nowhere = if whole { self.run_nowhere() } else { Vec::new() };
+        for name in &run_nowhere {
+            println!("error: required of one kernel at least, and skipped on all: {name}");
+        }
+        if grown.is_empty()
+            && run_nowhere.is_empty()
+            && !self.rows.is_empty()
+            && self.rows.iter().all(Row::is_good)
+        {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
@@ -170,6 +187,18 @@ mod tests {
         );
         assert!(skipped.is_good());
         assert_eq!(skipped.skipped, [("a::y".to_owned(), "no MPTCP".to_owned())]);
+    }
+
+    #[test]
+    fn a_test_for_guests_must_run_on_one_of_them() {
+        let skipped = "a::y is ignored: no DCCP\ntest a::x ... ok\ntest a::y ... ignored\n";
+        let mut verdicts = Verdicts::new(Required::parse("a::x\na::y @vm\n"));
+        verdicts.rows.push(row(skipped, None));
+        assert_eq!(verdicts.run_nowhere(), ["a::y"]);
+        verdicts
+            .rows
+            .push(row("test a::x ... ok\ntest a::y ... ok\n", None));
+        assert!(verdicts.run_nowhere().is_empty());
     }
 
     #[test]
