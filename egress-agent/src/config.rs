@@ -1,5 +1,9 @@
 //! The daemon's configuration file. docs/configuration.md is its manual.
 
+mod dns;
+
+pub use dns::{DnsEntries, DnsLogEntry};
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -47,6 +51,8 @@ pub struct Config {
     pub internal: Vec<IpNet>,
     /// Name servers to ask instead of those in /etc/resolv.conf.
     pub nameservers: Vec<SocketAddr>,
+    /// How queries of workloads are answered.
+    pub dns: DnsEntries,
     /// Which address of an allowed name is dialled.
     pub dial: DialMode,
     /// Where records go; none by default.
@@ -112,6 +118,7 @@ impl Default for Config {
             ports: DEFAULT_PORTS.to_vec(),
             internal: Vec::new(),
             nameservers: Vec::new(),
+            dns: DnsEntries::default(),
             dial: DialMode::default(),
             access_log: Vec::new(),
             strip_query_terms: false,
@@ -175,6 +182,7 @@ impl Config {
         if self.ports.contains(&0) {
             return Err("ports: 1 to 65535 are allowed".to_owned());
         }
+        self.dns.check()?;
         if !(1024..=1 << 20).contains(&self.limits.head_bytes) {
             return Err("limits.headBytes: 1024 to 1048576 are allowed".to_owned());
         }
@@ -303,6 +311,7 @@ mod tests {
             "ports",
             "internal",
             "nameservers",
+            "dns",
             "dial",
             "accessLog",
             "drainSeconds",

@@ -30,7 +30,7 @@ use crate::{
     drain::DrainTrigger,
     identity::Mapping,
     instance::{Instance, Traces},
-    kernel::{self, Attachment, FlowTable, Repair, Settings, WantedReader},
+    kernel::{self, Attachment, FlowTable, HeldReader, Repair, Settings, WantedReader},
     policy::PolicySet,
     proxy::{Services, Workers},
 };
@@ -91,6 +91,7 @@ pub struct Enforcer {
     settings: Settings,
     ports: Vec<u16>,
     wanted: WantedReader,
+    held: HeldReader,
     flows: FlowTable,
     sites: Sites,
     workers: Workers,
@@ -128,6 +129,7 @@ impl Enforcer {
             tokio::select! {
                 biased;
                 wanted = self.wanted.next() => self.sites.open_wanted(&wanted?, &self.workers),
+                held = self.held.next() => self.sites.answer_held(held?, &self.workers),
                 () = &mut stop => return Ok(Served::Stopped),
                 Some(update) = updates.recv() => self.update(update),
                 asked = self.control.accept() => {
@@ -293,6 +295,7 @@ impl Enforcer {
 
     fn sweep(&mut self) {
         self.sites.close_abandoned();
+        self.services.names.sweep(Instant::now());
         match self.flows.sweep_stale() {
             Ok(0) => {}
             Ok(stale) => tracing::debug!(stale, "removed flows that were never accepted"),

@@ -4,8 +4,6 @@ pub mod client_hello;
 pub mod connection;
 pub mod detect;
 pub mod dial;
-#[cfg(test)]
-mod fake_dns;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod http;
@@ -13,6 +11,7 @@ mod lanes;
 pub mod leg;
 pub mod limits;
 pub mod listener;
+mod name_service;
 pub mod read_head;
 pub mod refuse;
 pub mod resolve;
@@ -21,5 +20,5 @@ pub mod tunnel;
 mod worker;
 
 pub use connection::{Connection, Services};
-pub use site::{Site, Unexplained};
+pub use site::{Asked, Site, Unexplained};
 pub use worker::{WorkerContext, WorkerCounts, Workers};

@@ -42,6 +42,8 @@ pub struct Status {
     pub namespaces: u64,
     /// Connections by state and fate.
     pub connections: Connections,
+    /// Queries of workloads.
+    pub dns: DnsStatus,
     /// What the kernel programs counted, by outcome.
     pub kernel: BTreeMap<String, u64>,
     /// The access log's writer.
@@ -59,6 +61,29 @@ pub struct Connections {
     pub no_flow: u64,
     /// Closed because their cgroup had no identity.
     pub unknown_workload: u64,
+}
+
+/// What became of the queries of workloads.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DnsStatus {
+    /// Queries of enforced workloads.
+    pub queries: u64,
+    /// Refused.
+    pub denied: u64,
+    /// Allowed, and not answered by any name server.
+    pub failed: u64,
+    /// Queries of observed workloads.
+    pub observed: u64,
+    /// Datagrams that no workload's query explains, that are no query, or that are too many.
+    pub dropped: u64,
+    /// Pairs of name and address that are remembered.
+    pub names: u64,
+    /// Pairs that were forgotten before their time or not remembered, because the table was full.
+    pub names_lost: u64,
+    /// Entries written to the `dns` log.
+    pub logged: u64,
+    /// Entries that it lost.
+    pub log_lost: u64,
 }
 
 /// Records of the access log.
@@ -103,6 +128,12 @@ impl fmt::Display for Status {
             f,
             "  connections  {} open, {} accepted, {} unexplained, {} of unknown cgroups",
             connections.open, connections.accepted, connections.no_flow, connections.unknown_workload
+        )?;
+        let dns = &self.dns;
+        writeln!(
+            f,
+            "  dns          {} queries, {} denied, {} failed, {} observed, {} dropped, {} names known",
+            dns.queries, dns.denied, dns.failed, dns.observed, dns.dropped, dns.names
         )?;
         writeln!(
             f,

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use egress_agent::{access_log, policy, proxy};
+use egress_agent::{access_log, dns, policy, proxy};
 
 type Check = fn(&[u8]);
 
@@ -15,6 +15,7 @@ type Check = fn(&[u8]);
 const TARGETS: &[(&str, Check)] = &[
     ("client_hello", proxy::fuzz::client_hello),
     ("detect", proxy::fuzz::detect_protocol),
+    ("dns_query", dns::fuzz::query),
     ("authority", proxy::http::fuzz::authority),
     ("http_path", proxy::http::fuzz::path),
     ("host_pattern", policy::fuzz::fuzz_host_pattern),

@@ -19,16 +19,19 @@ pub enum Counter {
     SynsHeld = 51,
     /// The kernel had no memory for the report table: the attempt was reported at once instead.
     ObservedFull = 52,
+    /// A query without a name service could not be handed to the agent; its asker asks again.
+    QueriesLost = 53,
 }
 
 impl Counter {
     /// Every loss counter.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::EventsLost,
         Self::WantedLost,
         Self::FlowsFull,
         Self::SynsHeld,
         Self::ObservedFull,
+        Self::QueriesLost,
     ];
 
     /// Index in the counter array.
@@ -47,6 +50,7 @@ impl Counter {
             Self::FlowsFull => "flow_table_full",
             Self::SynsHeld => "syns_held",
             Self::ObservedFull => "report_table_full",
+            Self::QueriesLost => "dns_queries_lost",
         }
     }
 }

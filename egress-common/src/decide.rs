@@ -3,6 +3,7 @@
 
 use crate::{
     address::Endpoint,
+    dns,
     listener::{self, Listeners, PREFERRED_PORT},
     outcome::Outcome,
 };
@@ -44,7 +45,7 @@ pub enum Decision {
     Deny(Outcome),
 }
 
-/// Decides one connect. The order is part of the contract: exempt, metadata, internal, redirect, the rest.
+/// Decides one connect. The order is part of the contract: exempt, name servers, metadata, internal, redirect, the rest.
 #[must_use]
 #[inline(always)]
 pub fn connect(facts: &ConnectFacts<'_>) -> Decision {
@@ -52,6 +53,11 @@ pub fn connect(facts: &ConnectFacts<'_>) -> Decision {
         return Decision::Pass(Outcome::Exempt);
     }
     let destination = &facts.destination;
+    // Resolvers are often on loopback or internal, so this comes first. Their datagrams do not come this far: see the
+    // kernel programs' dns.rs.
+    if destination.port() == dns::PORT && matches!(facts.protocol, TCP | MPTCP) {
+        return redirect(facts);
+    }
     // A metadata service is never internal, whatever prefix covers it.
     if destination.is_loopback() || (facts.internal && !destination.is_metadata()) {
         return Decision::Pass(Outcome::Internal);

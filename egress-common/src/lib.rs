@@ -6,6 +6,7 @@
 pub mod address;
 pub mod counter;
 pub mod decide;
+pub mod dns;
 pub mod event;
 pub mod flow;
 pub mod listener;

@@ -24,8 +24,11 @@ pub struct Listeners {
     pub v6: [u16; LISTENERS_PER_FAMILY],
     /// The source address that the namespace's route to the world would choose, for getsockname(2); zeros for none.
     pub source_v4: [u8; 4],
-    /// Explicit padding.
-    pub reserved: u32,
+    /// UDP port of the name service on [`FIRST_RESOLVER`](crate::dns::FIRST_RESOLVER) and the addresses after it; 0 for
+    /// none.
+    pub dns_v4: u16,
+    /// First of its UDP ports on ::1, one for each of those addresses; 0 for none.
+    pub dns_v6: u16,
     /// The same for IPv6.
     pub source_v6: [u8; 16],
 }
@@ -50,6 +53,9 @@ impl Listeners {
     #[must_use]
     #[inline(always)]
     pub fn contains(&self, listener: &Endpoint) -> bool {
+        if self.dns_slot(listener).is_some() {
+            return true;
+        }
         let port = listener.port();
         match listener.octets_v4() {
             Some(octets) => {

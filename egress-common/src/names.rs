@@ -3,7 +3,7 @@
 /// Version of what the pinned maps hold. Raise it with every change to the meaning, order or size of a field in a key or
 /// a value: an agent uses an earlier one's maps again only if both have the same number here. A new map needs no new
 /// number.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Names of the kernel programs, as `bpftool prog` shows them.
 pub mod program {
@@ -15,6 +15,10 @@ pub mod program {
     pub const SENDMSG4: &str = "egress_sendmsg4";
     /// sendmsg(2) on unconnected IPv6 datagram sockets.
     pub const SENDMSG6: &str = "egress_sendmsg6";
+    /// recvmsg(2) on IPv4 datagram sockets.
+    pub const RECVMSG4: &str = "egress_recvmsg4";
+    /// recvmsg(2) on IPv6 datagram sockets.
+    pub const RECVMSG6: &str = "egress_recvmsg6";
     /// getpeername(2), IPv4.
     pub const GETPEERNAME4: &str = "egress_peer4";
     /// getpeername(2), IPv6.
@@ -31,6 +35,8 @@ pub mod program {
     pub const SOCK_CREATE: &str = "egress_create";
     /// TCP state changes.
     pub const SOCK_OPS: &str = "egress_tcp";
+    /// execve(2).
+    pub const EXEC: &str = "egress_exec";
     /// Packets on their way out.
     pub const SKB_EGRESS: &str = "egress_packet";
 }
@@ -49,6 +55,16 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// Per-socket storage.
     pub const SOCKETS: &str = "SOCKETS";
+    /// Per-socket storage of those that ask name servers.
+    pub const ASKERS: &str = "ASKERS";
+    /// Queries on their way to the agent.
+    pub const QUERIES: &str = "QUERIES";
+    /// Queries without a name service.
+    pub const HELD: &str = "HELD";
+    /// The enforced cgroup.
+    pub const ENFORCED: &str = "ENFORCED";
+    /// Cgroups whose programs' starts were announced.
+    pub const ANNOUNCED: &str = "ANNOUNCED";
     /// Counted and not yet reported attempts.
     pub const OBSERVED: &str = "OBSERVED";
     /// Reports.

@@ -75,6 +75,15 @@ outcomes! {
     /// The namespace has listeners, but none of the connect's family.
     NoListener = 13, Deny, "no_listener";
 
+    // 40..=47: name service.
+    /// A DNS query that was sent to the agent instead of the name server that was asked.
+    Query = 40, Allow, "dns_query";
+    /// As `Query`, but the namespace has no name service yet: the agent is handed the query itself.
+    QueryHeld = 41, Allow, "dns_query_held";
+    /// A DNS query from a local address that a socket of another cgroup has just used: it is lost, because the agent
+    /// could take one for the other.
+    QueryAmbiguous = 42, Deny, "dns_query_ambiguous";
+
     // 64..=95: verdicts of the policy.
     /// A rule allows it.
     AllowedByRule = 64, Allow, "allowed_by_rule";
@@ -120,6 +129,10 @@ outcomes! {
     Overload = 109, Deny, "overload";
     /// The cgroup's identity did not become known in time.
     UnknownWorkload = 110, Deny, "unknown_workload";
+    /// A DNS message that breaks its rules.
+    MalformedDns = 112, Deny, "malformed_dns";
+    /// A DNS query of a kind that is not forwarded: a zone transfer, ANY, another class than IN.
+    UnsupportedQuery = 113, Deny, "unsupported_query";
     /// Neither the client's first bytes nor this workload's own DNS answers name the destination.
     NoKnownName = 124, Deny, "no_known_name";
 

@@ -7,6 +7,7 @@ use crate::{
     address::Endpoint,
     counter::{COUNTERS, Counter},
     decide::{self, ConnectFacts, Decision, TCP, UDP},
+    dns::{self, Asker, FIRST_RESOLVER, HeldQuery, RESOLVERS},
     event::{Event, ListenerWanted, Observed, ObservedKey},
     flow::{Flow, FlowKey},
     listener::{FIRST_V4, Listeners, PREFERRED_PORT},
@@ -21,7 +22,8 @@ const LISTENERS: Listeners = Listeners {
     v4: [61443; 4],
     v6: [61443, 61444, 0, 0],
     source_v4: [0; 4],
-    reserved: 0,
+    dns_v4: 61400,
+    dns_v6: 61410,
     source_v6: [0; 16],
 };
 
@@ -45,6 +47,8 @@ fn sizes_of_shared_structs_are_as_recorded() {
     assert_eq!(size_of::<FlowKey>(), 32);
     assert_eq!(size_of::<Flow>(), 112);
     assert_eq!(size_of::<Listeners>(), 40);
+    assert_eq!(size_of::<Asker>(), 144);
+    assert_eq!(size_of::<HeldQuery>(), 688);
     assert_eq!(size_of::<Event>(), 88);
     assert_eq!(size_of::<ListenerWanted>(), 24);
     assert_eq!(size_of::<ObservedKey>(), 32);
@@ -211,4 +215,60 @@ fn other_ports_and_protocols_are_told_apart() {
     };
     assert_eq!(decide::connect(&agent), Decision::Pass(Outcome::Exempt));
     assert!(!format!("{agent:?}").is_empty());
+}
+
+#[test]
+fn every_place_of_the_name_service_is_found_again_and_no_other() {
+    for is_v4 in [true, false] {
+        for slot in 0..RESOLVERS {
+            let place = LISTENERS.dns(is_v4, slot).unwrap();
+            assert!(place.is_loopback());
+            assert_eq!(LISTENERS.dns_slot(&place), Some(slot), "{place:?}");
+            assert!(LISTENERS.contains(&place));
+            assert!(LISTENERS.has_dns_port(place.port()));
+        }
+    }
+    for other in [
+        "127.69.72.5:61400",
+        "127.69.72.0:61400",
+        "127.69.71.1:61400",
+        "127.69.72.1:61401",
+        "[::1]:61400",
+        "[::1]:61414",
+        "[::1]:61409",
+        "[::]:61410",
+    ] {
+        assert_eq!(LISTENERS.dns_slot(&endpoint(other)), None, "{other}");
+    }
+    let mapped = Endpoint::v6(endpoint("127.69.72.2:1").octets(), 61400);
+    assert_eq!(LISTENERS.dns_slot(&mapped), Some(1), "as an IPv6 socket sees it");
+    let none = Listeners::default();
+    assert_eq!(none.dns(true, 0), None);
+    assert_eq!(none.dns(false, 0), None);
+    assert_eq!(none.dns_slot(&Endpoint::v4(FIRST_RESOLVER, 0)), None);
+    assert!(!none.has_dns_port(0));
+}
+
+#[test]
+fn a_socket_remembers_the_last_resolvers_that_it_asked() {
+    let mut asker = Asker::EMPTY;
+    let asked = [
+        "192.0.2.1:53",
+        "192.0.2.2:53",
+        "[2001:db8::1]:53",
+        "127.0.0.53:53",
+    ]
+    .map(endpoint);
+    let slots = asked.map(|resolver| asker.slot_of(&resolver));
+    assert_eq!(slots, [0, 1, 2, 3]);
+    assert_eq!(asked.map(|resolver| asker.slot_of(&resolver)), slots, "and again");
+    for (resolver, slot) in asked.iter().zip(slots) {
+        assert_eq!(asker.resolver(slot), Some(*resolver));
+    }
+    let fifth = endpoint("192.0.2.5:53");
+    assert_eq!(asker.slot_of(&fifth), 0, "the oldest makes room");
+    assert_eq!(asker.resolver(0), Some(fifth));
+    assert_eq!(asker.resolver(RESOLVERS), None);
+    assert_eq!(Asker::EMPTY.resolver(0), None);
+    assert_eq!(dns::PORT, 53);
 }

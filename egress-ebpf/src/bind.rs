@@ -4,7 +4,7 @@
 use aya_ebpf::programs::SockAddrContext;
 use egress_common::{
     address::Endpoint,
-    decide::{ConnectFacts, TCP},
+    decide::{ConnectFacts, UDP},
     outcome::Outcome,
 };
 
@@ -13,7 +13,7 @@ use crate::{Verdict, connect, context, maps::LISTENERS, report};
 #[inline(always)]
 pub fn judge(ctx: &SockAddrContext, wanted: Endpoint) -> Verdict {
     let protocol = context::protocol(ctx);
-    if !connect::is_tcp(protocol) {
+    if !connect::is_tcp(protocol) && protocol != UDP {
         return Verdict::Proceed;
     }
     let netns = context::netns_cookie(ctx);
@@ -21,12 +21,17 @@ pub fn judge(ctx: &SockAddrContext, wanted: Endpoint) -> Verdict {
     let Some(listeners) = (unsafe { LISTENERS.get(netns) }) else {
         return Verdict::Proceed;
     };
-    if !(wanted.is_loopback() && listeners.has_port(wanted.port())) {
+    let is_ours = if protocol == UDP {
+        listeners.has_dns_port(wanted.port())
+    } else {
+        listeners.has_port(wanted.port())
+    };
+    if !(wanted.is_loopback() && is_ours) {
         return Verdict::Proceed;
     }
     let facts = ConnectFacts {
         destination: wanted,
-        protocol: TCP,
+        protocol,
         exempt: false,
         internal: false,
         port_redirected: false,

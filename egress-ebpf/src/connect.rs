@@ -66,7 +66,7 @@ fn judge(ctx: &SockAddrContext, destination: Endpoint) -> Result<Option<Endpoint
     };
     let outcome = match decide::connect(&facts) {
         Decision::Redirect(to, outcome) => {
-            return match redirect(ctx, &facts, &task, netns, to, outcome) {
+            return match redirect(ctx, &facts.destination, &task, netns, to, outcome) {
                 Ok(()) => Ok(Some(to)),
                 Err(outcome) => {
                     report::refused(ctx, &task, netns, &facts, outcome);
@@ -87,9 +87,9 @@ fn judge(ctx: &SockAddrContext, destination: Endpoint) -> Result<Option<Endpoint
 }
 
 #[inline(always)]
-fn redirect(
+pub fn redirect(
     ctx: &SockAddrContext,
-    facts: &ConnectFacts<'_>,
+    destination: &Endpoint,
     task: &Task,
     netns: u64,
     to: Endpoint,
@@ -107,9 +107,12 @@ fn redirect(
     // SAFETY: the storage belongs to a socket that the running connect holds; the agent does not write it. Field by
     // field, because a whole value would first be built on the 512-byte stack.
     let flow = unsafe { &mut *state };
-    flow.destination = facts.destination;
+    flow.destination = *destination;
     flow.redirect = to;
-    flow.released = u32::from(matches!(outcome, Outcome::Redirected));
+    flow.released = u32::from(matches!(
+        outcome,
+        Outcome::Redirected | Outcome::Query | Outcome::QueryHeld
+    ));
     flow.device = device;
     flow.cgroup = task.cgroup;
     flow.socket = context::socket_cookie(ctx);
@@ -123,7 +126,7 @@ fn redirect(
 }
 
 #[inline(always)]
-fn is_exempt(cgroup: u64) -> bool {
+pub fn is_exempt(cgroup: u64) -> bool {
     // SAFETY: only presence counts.
     unsafe { EXEMPT.get(cgroup) }.is_some()
 }

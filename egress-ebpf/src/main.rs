@@ -1,6 +1,6 @@
 //! The kernel programs of the egress enforcer. Entry points only: gather, decide, translate to the kernel's return
 //! code. Attached to the cgroup that is an ancestor of all enforced workloads.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 #![cfg_attr(
     not(target_arch = "bpf"),
     allow(dead_code, reason = "checked on the host, run in the kernel")
@@ -10,6 +10,8 @@ mod bind;
 mod connect;
 mod context;
 mod datagram;
+mod dns;
+mod exec;
 mod maps;
 mod name;
 mod packet;
@@ -18,34 +20,72 @@ mod storage;
 mod tcp;
 
 use aya_ebpf::{
-    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops},
-    programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, raw_tracepoint, sock_ops},
+    programs::{RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
 };
+use egress_common::address::Endpoint;
 
 /// The call, the bind or the packet proceeds.
 const PROCEED: i32 = 1;
 /// It fails with EPERM.
 const REFUSE: i32 = 0;
 
+/// A packet is dropped, and the sender of a datagram is told nothing: congestion, to the kernel
+/// (`__cgroup_bpf_run_filter_skb`), which UDP does not report.
+const DROP: i32 = 2;
+
 #[cgroup_sock_addr(connect4)]
 fn egress_connect4(ctx: SockAddrContext) -> i32 {
-    verdict(connect::v4(&ctx))
+    let destination = context::destination_v4(&ctx);
+    match dns::connect(&ctx, &destination) {
+        Some(asked) => ask_v4(&ctx, asked),
+        None => verdict(connect::v4(&ctx)),
+    }
 }
 
 #[cgroup_sock_addr(connect6)]
 fn egress_connect6(ctx: SockAddrContext) -> i32 {
-    verdict(connect::v6(&ctx))
+    let destination = context::destination_v6(&ctx);
+    match dns::connect(&ctx, &destination) {
+        Some(asked) => ask_v6(&ctx, asked),
+        None => verdict(connect::v6(&ctx)),
+    }
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 fn egress_sendmsg4(ctx: SockAddrContext) -> i32 {
-    datagram::observe(&ctx, context::destination_v4(&ctx));
+    let destination = context::destination_v4(&ctx);
+    if let Some(asked) = dns::sendmsg(&ctx, &destination) {
+        return ask_v4(&ctx, asked);
+    }
+    datagram::observe(&ctx, destination);
     PROCEED
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn egress_sendmsg6(ctx: SockAddrContext) -> i32 {
-    datagram::observe(&ctx, context::destination_v6(&ctx));
+    let destination = context::destination_v6(&ctx);
+    if let Some(asked) = dns::sendmsg(&ctx, &destination) {
+        return ask_v6(&ctx, asked);
+    }
+    datagram::observe(&ctx, destination);
+    PROCEED
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+fn egress_recvmsg4(ctx: SockAddrContext) -> i32 {
+    if let Some(resolver) = dns::resolver_behind(&ctx, &context::destination_v4(&ctx)) {
+        // A place of the IPv4 name service stands for an IPv4 resolver.
+        let _never_v6 = context::set_v4(&ctx, &resolver);
+    }
+    PROCEED
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+fn egress_recvmsg6(ctx: SockAddrContext) -> i32 {
+    if let Some(resolver) = dns::resolver_behind(&ctx, &context::destination_v6(&ctx)) {
+        context::set_v6(&ctx, &resolver);
+    }
     PROCEED
 }
 
@@ -96,7 +136,38 @@ fn egress_tcp(ctx: SockOpsContext) -> u32 {
 
 #[cgroup_skb(egress)]
 fn egress_packet(ctx: SkBuffContext) -> i32 {
-    verdict(packet::judge(&ctx))
+    match dns::publish(&ctx) {
+        dns::Published::NoQuery => verdict(packet::judge(&ctx)),
+        dns::Published::Deliver => PROCEED,
+        dns::Published::Drop => DROP,
+    }
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn egress_exec(_ctx: RawTracePointContext) -> i32 {
+    exec::announce();
+    0
+}
+
+/// Sends a query to the name service, or refuses it.
+#[inline(always)]
+fn ask_v4(ctx: &SockAddrContext, asked: Result<Endpoint, ()>) -> i32 {
+    // Cannot fail: an IPv4 resolver has a place on IPv4.
+    match asked.and_then(|to| context::set_v4(ctx, &to)) {
+        Ok(()) => PROCEED,
+        Err(()) => REFUSE,
+    }
+}
+
+#[inline(always)]
+fn ask_v6(ctx: &SockAddrContext, asked: Result<Endpoint, ()>) -> i32 {
+    match asked {
+        Ok(to) => {
+            context::set_v6(ctx, &to);
+            PROCEED
+        }
+        Err(()) => REFUSE,
+    }
 }
 
 /// Whether the kernel goes on.

@@ -6,6 +6,7 @@ use aya_ebpf::{
 };
 use egress_common::{
     counter::COUNTERS,
+    dns::{Asker, HeldQuery},
     event::{Event, ListenerWanted, Observed, ObservedKey},
     flow::{Flow, FlowKey},
     listener::Listeners,
@@ -40,6 +41,30 @@ pub static FLOWS: HashMap<FlowKey, Flow, 65536> = HashMap::new();
 /// Socket -> its birth and last redirected connect. Freed with the socket. No memory: the connect is refused.
 #[btf_map]
 pub static SOCKETS: SkStorage<Flow> = SkStorage::new();
+
+/// Socket -> the resolvers that it asked. Made by the first query, freed with the socket. No memory: the call is refused.
+#[btf_map]
+pub static ASKERS: SkStorage<Asker> = SkStorage::new();
+
+/// A socket's local address -> the socket's asker. Written with each query before it is delivered, read by the agent.
+/// Least recently used leave first: with 16,384 sockets asking within the time that the agent takes to read one query,
+/// queries are dropped and asked again.
+#[btf_map]
+pub static QUERIES: LruHashMap<FlowKey, Asker, 16384> = LruHashMap::new();
+
+/// Queries of namespaces without a name service; these wake the agent. 256 KiB is 370 of them. Full: counted, and asked
+/// again.
+#[btf_map]
+pub static HELD: RingBuf<HeldQuery, { 1 << 18 }> = RingBuf::new();
+
+/// Id of the enforced cgroup -> 1. Written by the agent, read at each execve. 4: one, and room for another while agents
+/// change.
+#[btf_map]
+pub static ENFORCED: HashMap<u64, u32, 4> = HashMap::new();
+
+/// Cgroup id -> when its last execve was announced. Full: the least recently used leave, and are announced again.
+#[btf_map]
+pub static ANNOUNCED: LruHashMap<u64, u64, 4096> = LruHashMap::new();
 
 /// Attempts to report later -> their count. Least recently used leave first, which loses at most the count since their
 /// last report.

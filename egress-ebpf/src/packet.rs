@@ -61,7 +61,7 @@ fn release(flow: &mut Flow) -> Verdict {
 }
 
 #[inline(always)]
-fn full_socket(ctx: &SkBuffContext) -> Option<*mut bpf_sock> {
+pub fn full_socket(ctx: &SkBuffContext) -> Option<*mut bpf_sock> {
     // SAFETY: the kernel hands out a valid context; both pointers are checked.
     let socket = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
     if socket.is_null() {

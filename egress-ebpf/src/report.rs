@@ -52,6 +52,20 @@ pub fn refused(ctx: &SockAddrContext, task: &Task, netns: u64, facts: &ConnectFa
     );
 }
 
+/// As [`refused`], for what was judged without the facts of a connect.
+#[inline(always)]
+pub fn refused_endpoint(
+    ctx: &SockAddrContext,
+    task: &Task,
+    netns: u64,
+    destination: Endpoint,
+    protocol: u32,
+    outcome: Outcome,
+) {
+    count(outcome);
+    event(&Sender::of(ctx, task, netns), destination, protocol, outcome, 1);
+}
+
 /// A connect that goes where it wants to: internal and exempt ones are counted, the rest is reported.
 #[inline(always)]
 pub fn passed(ctx: &SockAddrContext, task: &Task, netns: u64, facts: &ConnectFacts<'_>, outcome: Outcome) {

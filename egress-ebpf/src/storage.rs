@@ -43,6 +43,16 @@ pub fn note_birth(ctx: &SockContext) -> Verdict {
     }
 }
 
+/// In which cgroup a socket was made; 0 if that is not known.
+#[inline(always)]
+pub fn birth(socket: *mut bpf_sock) -> u64 {
+    match existing(socket) {
+        // SAFETY: the storage of a socket that the running call holds.
+        Some(state) => unsafe { (*state).birth_cgroup },
+        None => 0,
+    }
+}
+
 /// Clears what an earlier, redirected connect of the socket left.
 #[inline(always)]
 pub fn forget(socket: *mut bpf_sock) {

@@ -7,6 +7,9 @@ use crate::{
     story::Story,
 };
 
+/// What curl exits with when a name has no address.
+const NOT_RESOLVED: i32 = 6;
+
 /// What curl exits with when the handshake fails.
 const TLS_ERROR: i32 = 35;
 
@@ -60,6 +63,13 @@ pub(crate) async fn a_denied_name(stage: &Stage, story: &mut Story) {
     );
     let before = stage.witnessed().await;
     let done = stage.curl_enforced(story, &format!("https://{DENIED}/")).await;
+    story.check(
+        done.code() == NOT_RESOLVED,
+        "it cannot even be looked up: as far as curl can tell it does not exist",
+    );
+    story.say("A program that knows the address gets no further:");
+    let words = format!("--resolve {DENIED}:443:{DENIED_ADDRESS} https://{DENIED}/");
+    let done = stage.curl_enforced(story, &words).await;
     let after = stage.witnessed().await;
 
     story.check(
@@ -89,7 +99,10 @@ pub(crate) async fn a_denied_name_in_clear(stage: &Stage, story: &mut Story) {
     story.scene("The same in clear: HTTP can say why");
     let before = stage.witnessed().await;
     let done = stage
-        .curl_enforced(story, &format!("-i http://{DENIED}/secrets?key=1"))
+        .curl_enforced(
+            story,
+            &format!("-i --resolve {DENIED}:80:{DENIED_ADDRESS} http://{DENIED}/secrets?key=1"),
+        )
         .await;
     let after = stage.witnessed().await;
 

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -76,6 +77,30 @@ pub fn curl(world: &World) -> Client {
     Client::new("curl")
         .words("--silent --show-error --max-time 30 --cacert")
         .arg(world.path("ca.pem"))
+        .args(resolved(world))
+}
+
+/// Options with the addresses of the lab's names: the tests that have a name refused at the connect could not even look it
+/// up. How names are looked up is for the tests of that.
+fn resolved(world: &World) -> Vec<String> {
+    let mut options = Vec::new();
+    for name in ["good.test", "other.test"] {
+        let Some(addresses) = world.zone.known_addresses(name) else {
+            continue;
+        };
+        let addresses: Vec<String> = addresses
+            .iter()
+            .map(|ip| match ip {
+                IpAddr::V4(ip) => ip.to_string(),
+                IpAddr::V6(ip) => format!("[{ip}]"),
+            })
+            .collect();
+        for port in [80, 443] {
+            options.push("--resolve".to_owned());
+            options.push(format!("{name}:{port}:{}", addresses.join(",")));
+        }
+    }
+    options
 }
 
 /// A shell command line.
@@ -114,9 +139,17 @@ pub fn raw(world: &World, script: &Script) -> Client {
 /// # Panics
 /// The compiler failed.
 pub async fn compile_static(world: &World, name: &str, source: &str) -> Client {
+    compile_with(world, "gcc", name, source).await
+}
+
+/// As [`compile_static`], by another compiler: `musl-gcc` for another C library.
+///
+/// # Panics
+/// The compiler failed.
+pub async fn compile_with(world: &World, compiler: &str, name: &str, source: &str) -> Client {
     let file = world.file(&format!("{name}.c"), source);
     let program = world.path(name);
-    let output = tokio::process::Command::new(tool("gcc"))
+    let output = tokio::process::Command::new(tool(compiler))
         .args(["-static", "-O1", "-Wall", "-Werror", "-o"])
         .arg(&program)
         .arg(&file)
@@ -125,7 +158,7 @@ pub async fn compile_static(world: &World, name: &str, source: &str) -> Client {
         .expect("gcc runs");
     assert!(
         output.status.success(),
-        "gcc: {}",
+        "{compiler}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     Client {

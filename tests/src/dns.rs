@@ -28,6 +28,8 @@ pub enum Answer {
     Addresses(Vec<IpAddr>),
     /// A CNAME, with the records of the other name if the zone has it.
     Alias(String),
+    /// Records of any types, of which those of the type asked for are told.
+    Records(Vec<RData>),
     /// SERVFAIL.
     ServerFailure,
     /// Nothing at all: the asker waits.
@@ -58,9 +60,16 @@ impl Zone {
     /// It has none.
     #[must_use]
     pub fn addresses(&self, name: &str) -> Vec<IpAddr> {
+        self.known_addresses(name)
+            .unwrap_or_else(|| panic!("{name} has no addresses but {:?}", self.get(name)))
+    }
+
+    /// The addresses that a name has, if it has nothing else.
+    #[must_use]
+    pub fn known_addresses(&self, name: &str) -> Option<Vec<IpAddr>> {
         match self.get(name) {
-            Some((_, Answer::Addresses(addresses))) => addresses,
-            other => panic!("{name} has no addresses but {other:?}"),
+            Some((_, Answer::Addresses(addresses))) if !addresses.is_empty() => Some(addresses),
+            Some(_) | None => None,
         }
     }
 
@@ -82,6 +91,8 @@ pub struct Question {
     pub kind: String,
     /// Who asked.
     pub from: SocketAddr,
+    /// The whole message.
+    pub message: Vec<u8>,
 }
 
 /// A server on UDP and TCP.
@@ -149,7 +160,8 @@ impl DnsServer {
 impl Inner {
     /// The reply to `request`, if there is to be one. The question is noted before it is answered.
     fn reply(&self, request: &[u8], from: SocketAddr) -> Option<Vec<u8>> {
-        let request = Message::from_vec(request).ok()?;
+        let bytes = request;
+        let request = Message::from_vec(bytes).ok()?;
         let query = request.queries.first()?;
         let name = query
             .name()
@@ -164,6 +176,7 @@ impl Inner {
                 name: name.clone(),
                 kind: query.query_type().to_string(),
                 from,
+                message: bytes.to_vec(),
             });
         let mut reply = Message::response(request.metadata.id, request.metadata.op_code);
         reply.metadata = Metadata::response_from_request(&request.metadata);
@@ -187,6 +200,11 @@ impl Inner {
         match answer {
             Answer::ServerFailure => Err(Some(ResponseCode::ServFail)),
             Answer::Silence => Err(None),
+            Answer::Records(records) => Ok(records
+                .into_iter()
+                .filter(|data| data.record_type() == kind)
+                .map(|data| Record::from_rdata(owner.clone(), ttl, data))
+                .collect()),
             Answer::Addresses(addresses) => Ok(addresses
                 .into_iter()
                 .filter_map(|address| match (kind, address) {
@@ -216,10 +234,22 @@ async fn serve_udp(socket: UdpSocket, inner: Arc<Inner>) {
             continue;
         };
         if let Some(reply) = inner.reply(&buffer[..length], from)
-            && let Err(error) = socket.send_to(&reply, from).await
+            && let Err(error) = socket.send_to(&cut(reply, &buffer[..length]), from).await
         {
             eprintln!("DNS reply to {from}: {error}");
         }
+    }
+}
+
+/// A reply that is longer than its asker takes by UDP, cut to its header and question.
+fn cut(reply: Vec<u8>, request: &[u8]) -> Vec<u8> {
+    let most = Message::from_vec(request).map_or(512, |request| request.max_payload());
+    if reply.len() <= usize::from(most) {
+        return reply;
+    }
+    match Message::from_vec(&reply).map(|reply| reply.truncate().to_vec()) {
+        Ok(Ok(cut)) => cut,
+        Ok(Err(_)) | Err(_) => reply,
     }
 }
 

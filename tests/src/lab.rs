@@ -227,7 +227,11 @@ impl World {
             "etc/resolv.conf",
             &format!("nameserver {server}\noptions timeout:2 attempts:2\n"),
         );
-        let hosts = self.file("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n");
+        // The one name that no policy allows: who is to be refused at the connect has to know its addresses.
+        let hosts = self.file(
+            "etc/hosts",
+            "127.0.0.1 localhost\n::1 localhost\n198.51.100.66 evil.test\n2001:db8:1::66 evil.test\n",
+        );
         let switch = self.file("etc/nsswitch.conf", "hosts: files dns\n");
         place.cover(&resolv, "/etc/resolv.conf").await;
         place.cover(&hosts, "/etc/hosts").await;

@@ -2,7 +2,7 @@
 
 use egress_tests::{
     bytes::digest_of_payload,
-    clients::{curl, raw, shell},
+    clients::{Client, raw, shell},
     hello::Hello,
     lab::{World, address},
     origins::RawConnection,
@@ -25,7 +25,9 @@ async fn an_origin_sees_what_a_direct_client_does() {
     let clear = world.http("other.test").await;
     let bystander = world.https("evil.test").await;
 
-    let client = curl(&world)
+    let client = Client::new("curl")
+        .words("--silent --show-error --max-time 30 --cacert")
+        .arg(world.path("ca.pem"))
         .arg("https://good.test/")
         .arg("http://other.test/bytes/5000");
     let output = world.directly(&client).await;

@@ -11,6 +11,7 @@
 mod access_log;
 mod clients;
 mod daemon;
+mod dns;
 mod errors;
 mod exec;
 mod exec_privileges;
@@ -55,6 +56,7 @@ fn all() -> Vec<Promise> {
         access_log::promises(),
         daemon::promises(),
         life::promises(),
+        dns::promises(),
         errors::promises(),
         exec_privileges::promises(),
         full_disk::promises(),

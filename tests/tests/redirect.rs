@@ -294,6 +294,8 @@ async fn a_private_address_declared_internal_is_reached_untouched() {
         .exec()
         .arg("--internal")
         .arg("10.66.0.0/16")
+        .arg("--internal-name")
+        .arg("inside.test")
         .log(Format::Combined)
         .run(&client)
         .await;

@@ -137,6 +137,8 @@ impl Course {
             | Outcome::OtherTcp
             | Outcome::OtherUdp
             | Outcome::OtherSocket
+            | Outcome::Query
+            | Outcome::QueryHeld
             | Outcome::AllowedByRule
             | Outcome::Unselected => Self::Passed,
             Outcome::ForeignSocket
@@ -145,6 +147,7 @@ impl Course {
             | Outcome::NoStorage
             | Outcome::UnknownFamily
             | Outcome::NoListener
+            | Outcome::QueryAmbiguous
             | Outcome::NoRule
             | Outcome::ClusterDeny
             | Outcome::OutsideCeiling
@@ -159,7 +162,9 @@ impl Course {
             | Outcome::NoFlow
             | Outcome::NoKnownName
             | Outcome::Overload
-            | Outcome::UnknownWorkload => Self::Denied,
+            | Outcome::UnknownWorkload
+            | Outcome::MalformedDns
+            | Outcome::UnsupportedQuery => Self::Denied,
             Outcome::MalformedTls | Outcome::MalformedHttp | Outcome::AmbiguousHost => Self::Malformed,
             Outcome::HeadTooLarge => Self::TooLarge,
             Outcome::HeadTimeout | Outcome::ClientGone => Self::LeftFirst,

@@ -40,6 +40,9 @@ pub struct ExecArgs {
     /// Leave this network alone, besides loopback; may be given several times
     #[arg(long = "internal", value_name = "CIDR")]
     pub internal: Vec<IpNet>,
+    /// Let the command look these names up as well, without allowing connections to them: *.x.test, **.x.test; may be given several times
+    #[arg(long = "internal-name", value_name = "HOST_PATTERN")]
+    pub internal_names: Vec<HostPattern>,
     /// Which address of an allowed name is dialled
     #[arg(long, default_value = "pinned", value_name = "pinned|strict|original")]
     pub dial: DialMode,

@@ -13,7 +13,7 @@ use crate::{
     access_log::{AccessLog, Output, Target},
     cli::ExecArgs,
     config,
-    dns::names::{NameLimits, NameTable},
+    dns::{DnsLog, ForwardSettings, Forwarder, NameTable, names::NameLimits},
     enforcer::{Claim, Enforcer, EnforcerSettings},
     identity::{Mapping, Workload},
     instance::Instance,
@@ -124,6 +124,13 @@ fn services(args: &ExecArgs) -> anyhow::Result<Arc<Services>> {
     if !args.nameservers.is_empty() {
         resolve.servers = NameServers::List(args.nameservers.clone());
     }
+    let forward = ForwardSettings {
+        servers: resolve.servers.clone(),
+        internal: args.internal.clone(),
+        internal_names: args.internal_names.clone(),
+        ..ForwardSettings::default()
+    };
+    let names = Arc::new(NameTable::new(NameLimits::default()));
     let limits = Limits::default();
     let dial = DialSettings {
         mode: args.dial,
@@ -137,7 +144,8 @@ fn services(args: &ExecArgs) -> anyhow::Result<Arc<Services>> {
     Ok(Arc::new(Services {
         policy,
         dialer: Dialer::new(dial),
-        names: Arc::new(NameTable::new(NameLimits::default())),
+        dns: Forwarder::new(forward, Arc::clone(&names), DnsLog::default()),
+        names,
         client_first: config::DEFAULT_PORTS.to_vec(),
         log,
         limits,

@@ -19,7 +19,7 @@ use crate::{
     access_log::{AccessLog, Options},
     cli::RunArgs,
     config::Config,
-    dns::names::{NameLimits, NameTable},
+    dns::{ForwardSettings, Forwarder, NameTable},
     enforcer::{Claim, Enforcer, EnforcerSettings, Predecessor, Served, Update},
     instance::Instance,
     kernel,
@@ -88,7 +88,7 @@ async fn daemon(config: Config, cgroup: PathBuf, take_over: bool) -> anyhow::Res
     // Before the first look at the files, so that no change falls between the two.
     let mut watch = PolicyWatch::start(source.clone()).context("cannot follow the policy directory")?;
     let services = services(&config, &source)?;
-    let log = services.log.clone();
+    let (log, dns_log) = (services.log.clone(), services.dns.log().clone());
     let claim = claim(&config.instance, &cgroup, take_over)?;
     let settings = EnforcerSettings {
         cgroup: cgroup.clone(),
@@ -111,6 +111,7 @@ async fn daemon(config: Config, cgroup: PathBuf, take_over: bool) -> anyhow::Res
                 () = stop_signals.recv() => return,
                 _hup = reload_signal.recv() => {
                     log.reopen();
+                    dns_log.reopen();
                     reload.request();
                 }
                 loaded = watch.next() => {
@@ -176,6 +177,14 @@ fn services(config: &Config, source: &PolicySource) -> anyhow::Result<Arc<Servic
     if !config.nameservers.is_empty() {
         resolve.servers = NameServers::List(config.nameservers.clone());
     }
+    let forward = ForwardSettings {
+        servers: resolve.servers.clone(),
+        internal: config.internal.clone(),
+        internal_names: config.dns.internal_names(),
+        ech: config.dns.ech,
+        ..ForwardSettings::default()
+    };
+    let names = Arc::new(NameTable::new(config.dns.name_limits()));
     let limits = config.limits();
     let dial = DialSettings {
         mode: config.dial,
@@ -187,7 +196,8 @@ fn services(config: &Config, source: &PolicySource) -> anyhow::Result<Arc<Servic
     Ok(Arc::new(Services {
         policy,
         dialer: Dialer::new(dial),
-        names: Arc::new(NameTable::new(NameLimits::default())),
+        dns: Forwarder::new(forward, Arc::clone(&names), config.dns.open_log()?),
+        names,
         client_first: config.ports.clone(),
         log,
         limits,

@@ -12,7 +12,7 @@ use super::{Enforcer, handover::Channel};
 use crate::{
     instance::Instance,
     readiness,
-    status::{Connections, LogStatus, Status},
+    status::{Connections, DnsStatus, LogStatus, Status},
 };
 
 /// An asker that does not read must not keep the enforcer from its work.
@@ -71,6 +71,23 @@ pub(super) async fn answer(asked: io::Result<UnixStream>, status: &Status) {
 }
 
 impl Enforcer {
+    fn dns_status(&self) -> DnsStatus {
+        let dns = &self.services.dns;
+        let (counts, names) = (dns.counts(), self.services.names.counts());
+        let (logged, log_lost) = dns.log().counts();
+        DnsStatus {
+            queries: counts.queries,
+            denied: counts.denied,
+            failed: counts.failed,
+            observed: counts.observed,
+            dropped: counts.dropped,
+            names: names.entries,
+            names_lost: names.evicted + names.refused,
+            logged,
+            log_lost,
+        }
+    }
+
     pub(super) fn status(&self) -> Status {
         use std::sync::atomic::Ordering::Relaxed;
         let counts = self.workers.counts();
@@ -100,6 +117,7 @@ impl Enforcer {
                 no_flow: counts.no_flow.load(Relaxed),
                 unknown_workload: counts.unknown_workload.load(Relaxed),
             },
+            dns: self.dns_status(),
             kernel: kernel
                 .into_iter()
                 .map(|(word, count)| (word.to_owned(), count))

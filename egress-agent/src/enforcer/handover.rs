@@ -19,7 +19,7 @@ mod channel;
 use std::{
     fs::File,
     io,
-    net::TcpListener,
+    net::{TcpListener, UdpSocket},
     os::fd::{AsFd, OwnedFd},
     path::Path,
 };
@@ -30,7 +30,7 @@ use egress_common::{
     names::LAYOUT,
 };
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
-use socket2::SockRef;
+use socket2::{SockRef, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::channel::Channel;
@@ -63,6 +63,8 @@ pub(super) struct HandedSite {
     pub(super) netns: Netns,
     pub(super) table: Listeners,
     pub(super) listeners: Vec<TcpListener>,
+    /// The name service, by the place of the resolver.
+    pub(super) datagrams: Vec<(usize, UdpSocket)>,
 }
 
 /// A predecessor that drains: its end closes the channel.
@@ -171,7 +173,20 @@ impl HandedSite {
         };
         let mut descriptors = descriptors.into_iter();
         let netns = descriptors.next().context("a site without a network namespace")?;
-        let listeners: Vec<TcpListener> = descriptors.map(TcpListener::from).collect();
+        let table = Listeners::from(table);
+        let (mut listeners, mut datagrams) = (Vec::new(), Vec::new());
+        for descriptor in descriptors {
+            if SockRef::from(&descriptor).r#type()? != Type::DGRAM {
+                listeners.push(TcpListener::from(descriptor));
+                continue;
+            }
+            let socket = UdpSocket::from(descriptor);
+            let slot = table.dns_slot(&socket.local_addr()?.into());
+            datagrams.push((
+                slot.context("a socket that is no place of the name service")?,
+                socket,
+            ));
+        }
         ensure!(
             (1..=2 * LISTENERS_PER_FAMILY).contains(&listeners.len()),
             "a site with {} listeners",
@@ -185,8 +200,9 @@ impl HandedSite {
         }
         Ok(Self {
             netns: Netns::from_file(File::from(netns))?,
-            table: table.into(),
+            table,
             listeners,
+            datagrams,
         })
     }
 }
@@ -269,10 +285,12 @@ impl Enforcer {
             sites: self.sites.len(),
         };
         channel.send_with(&welcome, &[self.instance.lock()])?;
-        for (netns, table, listeners) in self.sites.all() {
-            let mut descriptors = vec![netns.as_fd()];
+        for (site, listeners) in self.sites.all() {
+            let mut descriptors = vec![site.netns().as_fd()];
             descriptors.extend(listeners.iter().map(AsFd::as_fd));
-            channel.send_with(&Message::Site { table: table.into() }, &descriptors)?;
+            descriptors.extend(site.places().iter().map(|(_, socket)| socket.as_fd()));
+            let table = site.listeners().into();
+            channel.send_with(&Message::Site { table }, &descriptors)?;
         }
         expect(channel, |message| matches!(message, Message::Ready))?;
         *has_paused = true;

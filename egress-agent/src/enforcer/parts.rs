@@ -17,7 +17,9 @@ use crate::{
     drain::{self, DrainTrigger},
     identity::Identities,
     instance::{Instance, Traces},
-    kernel::{self, Attachment, CgroupMount, Counts, FlowTable, ListenerTable, Settings, WantedReader},
+    kernel::{
+        self, Attachment, CgroupMount, Counts, FlowTable, HeldReader, ListenerTable, Settings, WantedReader,
+    },
     proxy::{WorkerContext, WorkerCounts, Workers},
 };
 
@@ -25,6 +27,7 @@ use crate::{
 pub(super) struct Parts {
     settings: Settings,
     wanted: WantedReader,
+    held: HeldReader,
     flows: FlowTable,
     sites: Sites,
     workers: Workers,
@@ -45,6 +48,7 @@ impl Parts {
         let mut kernel_settings = Settings::open(pins)?;
         kernel_settings.internal(&settings.internal)?;
         kernel_settings.exempt(&exempt_cgroups(&mount, &settings.cgroup, predecessor)?)?;
+        kernel_settings.enforce(fs::metadata(&settings.cgroup)?.ino())?;
         let ports = redirected_ports(&settings.ports, &settings.services.policy.load())?;
         kernel_settings.redirect_ports(&ports)?;
 
@@ -70,6 +74,7 @@ impl Parts {
         Ok(Self {
             settings: kernel_settings,
             wanted: WantedReader::open(pins)?,
+            held: HeldReader::open(pins)?,
             flows: FlowTable::open(pins)?,
             sites: Sites::new(table, legs, settings.cgroup.clone()),
             workers,
@@ -89,6 +94,7 @@ impl Parts {
         let Self {
             settings,
             wanted,
+            held,
             flows,
             sites,
             workers,
@@ -102,6 +108,7 @@ impl Parts {
             settings,
             ports: from.ports,
             wanted,
+            held,
             flows,
             sites,
             workers,

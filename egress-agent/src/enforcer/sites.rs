@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use egress_common::{event::ListenerWanted, listener::Listeners};
+use egress_common::{dns::HeldQuery, event::ListenerWanted};
 use tokio::sync::watch;
 
 use super::handover::HandedSite;
@@ -111,6 +111,10 @@ impl Sites {
             if self.open.contains_key(&wanted.netns) {
                 continue;
             }
+            if wanted.netns == 0 {
+                self.open_announced(wanted, workers);
+                continue;
+            }
             let Some(netns) = self.find(wanted) else {
                 // Its SYN is sent again in a second and asks again, as long as the process lives.
                 tracing::warn!(
@@ -121,6 +125,44 @@ impl Sites {
             };
             if let Err(error) = self.open_with(netns, workers, None) {
                 tracing::error!(%error, pid = wanted.pid, "cannot listen in a network namespace: its connects stay held");
+            }
+        }
+    }
+
+    /// Opens the namespace of a program that has just begun, if it is a new one. If it cannot be, its first connect will
+    /// be held.
+    fn open_announced(&mut self, wanted: &ListenerWanted, workers: &Workers) {
+        let path = format!("/proc/{}/ns/net", wanted.pid);
+        let Ok(inode) = fs::metadata(&path).map(|namespace| namespace.ino()) else {
+            return;
+        };
+        // Entering it to ask for its cookie costs ten times as much.
+        if self.open.values().any(|open| open.inode == inode) {
+            return;
+        }
+        let opened = Netns::open(Path::new(&path)).and_then(|netns| {
+            if self.open.contains_key(&netns.cookie()) {
+                return Ok(());
+            }
+            self.open_with(netns, workers, None)
+        });
+        if let Err(error) = opened {
+            tracing::debug!(%error, pid = wanted.pid, "a program's network namespace cannot be opened yet");
+        }
+    }
+
+    /// Answers queries that were asked in namespaces without a name service, once they have one.
+    pub(super) fn answer_held(&mut self, held: Vec<HeldQuery>, workers: &Workers) {
+        for query in held {
+            let wanted = ListenerWanted {
+                netns: query.asker.netns,
+                cgroup: query.asker.cgroup,
+                pid: query.asker.pid,
+                reserved: 0,
+            };
+            self.open_wanted(&[wanted], workers);
+            if let Some(open) = self.open.get(&query.asker.netns) {
+                workers.answer(query, &open.site, open.stop.subscribe());
             }
         }
     }
@@ -170,6 +212,7 @@ impl Sites {
                 site.netns,
                 Bound {
                     listeners: site.listeners,
+                    datagrams: site.datagrams,
                     table: site.table,
                 },
                 workers,
@@ -178,14 +221,9 @@ impl Sites {
     }
 
     /// Every namespace, what the kernel knows of its listeners, and they themselves.
-    pub(super) fn all(&self) -> impl Iterator<Item = (&Netns, Listeners, &[TcpListener])> {
-        self.open.values().map(|open| {
-            (
-                open.site.netns(),
-                open.site.listeners(),
-                open.listeners.as_slice(),
-            )
-        })
+    pub(super) fn all(&self) -> impl Iterator<Item = (&Site, &[TcpListener])> {
+        let sites = self.open.values();
+        sites.map(|open| (&*open.site, open.listeners.as_slice()))
     }
 
     /// Stops accepting. The listeners stay open: connections wait in their queues.
@@ -202,7 +240,12 @@ impl Sites {
     pub(super) fn resume(&mut self, workers: &Workers) -> io::Result<()> {
         for open in self.open.values_mut() {
             let (stop, stopped) = watch::channel(false);
-            workers.serve(duplicates(&open.listeners)?, &open.site, &stopped)?;
+            workers.serve(
+                duplicates(&open.listeners)?,
+                open.site.duplicates()?,
+                &open.site,
+                &stopped,
+            )?;
             open.stop = stop;
         }
         Ok(())
@@ -215,9 +258,10 @@ impl Sites {
 
     fn serve(&mut self, netns: Netns, bound: Bound, workers: &Workers) -> io::Result<()> {
         let (cookie, inode, keep) = (netns.cookie(), netns.inode()?, netns.is_home());
-        let site = Arc::new(Site::publish(netns, bound.table, Arc::clone(&self.table))?);
+        let table = Arc::clone(&self.table);
+        let site = Arc::new(Site::publish(netns, bound.table, bound.datagrams, table)?);
         let (stop, stopped) = watch::channel(false);
-        workers.serve(duplicates(&bound.listeners)?, &site, &stopped)?;
+        workers.serve(duplicates(&bound.listeners)?, site.duplicates()?, &site, &stopped)?;
         self.open.insert(
             cookie,
             OpenSite {

@@ -14,7 +14,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::MapInfo,
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError,
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, RawTracePoint,
         links::{FdLink, LinkError},
     },
 };
@@ -27,13 +27,18 @@ use super::{layout, link::Link, pins::PinDirectory};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
 
 /// Every map that is pinned; aya-log's own ring buffer is not.
-const PINNED_MAPS: [&str; 10] = [
+const PINNED_MAPS: [&str; 15] = [
     map::EXEMPT,
     map::INTERNAL,
     map::PORTS,
     map::LISTENERS,
     map::FLOWS,
     map::SOCKETS,
+    map::ASKERS,
+    map::QUERIES,
+    map::HELD,
+    map::ENFORCED,
+    map::ANNOUNCED,
     map::OBSERVED,
     map::EVENTS,
     map::WANTED,
@@ -42,7 +47,7 @@ const PINNED_MAPS: [&str; 10] = [
 
 /// In the order in which they are attached. Connect comes last, so that no connect is redirected before what names and
 /// publishes it is in place.
-const PROGRAMS: [&str; 13] = [
+const PROGRAMS: [&str; 15] = [
     program::SOCK_CREATE,
     program::SOCK_OPS,
     program::SKB_EGRESS,
@@ -52,6 +57,8 @@ const PROGRAMS: [&str; 13] = [
     program::GETSOCKNAME6,
     program::BIND4,
     program::BIND6,
+    program::RECVMSG4,
+    program::RECVMSG6,
     program::SENDMSG4,
     program::SENDMSG6,
     program::CONNECT4,
@@ -143,7 +150,21 @@ impl Attachment {
             let program = link.state().map_err(pinning(name))?.program;
             self.links.push(Attached { name, link, program });
         }
+        if let Err(error) = self.watch_exec() {
+            tracing::warn!(%error, "cannot see programs start: the first lookup in a new network namespace may fail");
+        }
         self.remove_strangers()
+    }
+
+    /// Attaches what announces new programs. Not pinned, because it is of no use without an agent.
+    fn watch_exec(&mut self) -> Result<(), AttachError> {
+        let name = program::EXEC;
+        let announcing: &mut RawTracePoint = self.program(name)?.try_into().map_err(failed(name))?;
+        announcing
+            .load()
+            .and_then(|()| announcing.attach("sched_process_exec"))
+            .map(drop)
+            .map_err(failed(name))
     }
 
     /// The object, for tables and logs.

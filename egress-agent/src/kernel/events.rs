@@ -1,13 +1,15 @@
-//! The kernel's reports: attempts (drained by timer) and requests for listeners (which wake the agent).
+//! The kernel's reports: attempts (drained by timer), requests for listeners and held queries (which wake the agent).
 
 use std::{
     fmt, io,
+    marker::PhantomData,
     os::fd::{AsRawFd, RawFd},
     path::Path,
 };
 
 use aya::maps::{Map, MapData, RingBuf};
 use egress_common::{
+    dns::HeldQuery,
     event::{Event, ListenerWanted},
     names::map,
 };
@@ -22,9 +24,30 @@ pub struct EventReader {
 }
 
 /// Reads [`ListenerWanted`] as they come.
+pub type WantedReader = WakingReader<ListenerWanted>;
+
+/// Reads [`HeldQuery`]s as they come.
+pub type HeldReader = WakingReader<HeldQuery>;
+
+/// Reads records that wake us.
 #[derive(Debug)]
-pub struct WantedReader {
+pub struct WakingReader<T> {
     ring: AsyncFd<Ring>,
+    records: PhantomData<T>,
+}
+
+/// What comes in a ring buffer of its own.
+pub trait Waking: aya::Pod {
+    /// The ring buffer's name.
+    const MAP: &'static str;
+}
+
+impl Waking for ListenerWanted {
+    const MAP: &'static str = map::WANTED;
+}
+
+impl Waking for HeldQuery {
+    const MAP: &'static str = map::HELD;
 }
 
 struct Ring(RingBuf<MapData>);
@@ -72,32 +95,33 @@ impl EventReader {
     }
 }
 
-impl WantedReader {
+impl<T: Waking> WakingReader<T> {
     /// Opens the pinned ring buffer.
     ///
     /// # Errors
     /// See [`TableError`]; also outside a runtime.
     pub fn open(pins: &Path) -> io::Result<Self> {
-        let ring = ring(pins, map::WANTED)?;
+        let ring = ring(pins, T::MAP)?;
         Ok(Self {
             ring: readiness::watch(Ring(ring), Interest::READABLE)?,
+            records: PhantomData,
         })
     }
 
-    /// Waits for requests and returns all that are there.
+    /// Waits for records and returns all that are there.
     ///
     /// # Errors
     /// The descriptor cannot be waited for.
-    pub async fn next(&mut self) -> io::Result<Vec<ListenerWanted>> {
+    pub async fn next(&mut self) -> io::Result<Vec<T>> {
         loop {
             let mut guard = self.ring.readable_mut().await?;
-            let mut wanted = Vec::new();
+            let mut records = Vec::new();
             while let Some(item) = guard.get_inner_mut().0.next() {
-                wanted.extend(record::<ListenerWanted>(&item));
+                records.extend(record::<T>(&item));
             }
             guard.clear_ready();
-            if !wanted.is_empty() {
-                return Ok(wanted);
+            if !records.is_empty() {
+                return Ok(records);
             }
         }
     }

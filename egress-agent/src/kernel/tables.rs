@@ -5,6 +5,7 @@ use std::{collections::HashSet, fmt, io, net::SocketAddr, path::Path, time::Dura
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key};
 use egress_common::{
     counter::{self, Counter},
+    dns::Asker,
     flow::{Flow, FlowKey},
     listener::Listeners,
     names::map,
@@ -34,6 +35,7 @@ pub struct Settings {
     exempt: HashMap<MapData, u64, u32>,
     internal: LpmTrie<MapData, [u8; 16], u32>,
     ports: HashMap<MapData, u16, u32>,
+    enforced: HashMap<MapData, u64, u32>,
 }
 
 /// Listeners by network namespace.
@@ -46,6 +48,12 @@ pub struct ListenerTable {
 #[derive(Debug)]
 pub struct FlowTable {
     map: HashMap<MapData, FlowKey, Flow>,
+}
+
+/// Who asked for the queries that reach the agent. Each worker has a handle of its own.
+#[derive(Debug)]
+pub struct QueryTable {
+    map: HashMap<MapData, FlowKey, Asker>,
 }
 
 /// The kernel's counters, summed over CPUs.
@@ -65,6 +73,7 @@ impl Settings {
                 .map(Map::LpmTrie)
                 .and_then(|opened| LpmTrie::try_from(opened).map_err(at(map::INTERNAL)))?,
             ports: hash(pins, map::PORTS)?,
+            enforced: hash(pins, map::ENFORCED)?,
         })
     }
 
@@ -85,6 +94,14 @@ impl Settings {
             self.exempt.remove(cgroup).map_err(at(map::EXEMPT))?;
         }
         Ok(())
+    }
+
+    /// Says which cgroup is enforced, for the announcement of new programs.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn enforce(&mut self, cgroup: u64) -> Result<(), TableError> {
+        self.enforced.insert(cgroup, 1, 0).map_err(at(map::ENFORCED))
     }
 
     /// Leaves destinations in exactly these prefixes alone.
@@ -237,6 +254,31 @@ impl FlowTable {
             }
         }
         Ok(stale.len())
+    }
+}
+
+impl QueryTable {
+    /// Opens the pinned map.
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub fn open(pins: &Path) -> Result<Self, TableError> {
+        let map = Map::LruHashMap(open(pins, map::QUERIES)?);
+        Ok(Self {
+            map: HashMap::try_from(map).map_err(at(map::QUERIES))?,
+        })
+    }
+
+    /// Who asked from `peer`. The entry stays: a socket asks more than once.
+    ///
+    /// # Errors
+    /// The kernel refuses; that there is none is `Ok(None)`.
+    pub fn asker(&self, netns: u64, peer: SocketAddr) -> Result<Option<Asker>, TableError> {
+        match self.map.get(&FlowKey::new(netns, peer.into()), 0) {
+            Ok(asker) => Ok(Some(asker)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(at(map::QUERIES)(error)),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     access_log::{AccessLog, AddressRelation, Asked, Ending, Protocol, Record},
-    dns::NameTable,
+    dns::{Forwarder, NameTable},
     identity::{Process, Workload},
     netns::Netns,
     policy::{Host, PolicyStore, PolicyView, Posture, Verdict},
@@ -29,6 +29,8 @@ pub struct Services {
     pub names: Arc<NameTable>,
     /// The ports on which the client speaks first, whatever it speaks; on others the server may.
     pub client_first: Vec<u16>,
+    /// Answers what workloads ask of name servers.
+    pub dns: Forwarder,
     /// Takes the records.
     pub log: AccessLog,
     /// The bounds.

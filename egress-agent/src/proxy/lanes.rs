@@ -6,12 +6,12 @@ mod unnamed;
 
 use std::sync::Arc;
 
-use egress_common::outcome::Outcome;
+use egress_common::{dns, outcome::Outcome};
 use tokio::net::TcpStream;
 
 use super::{
     connection::Connection,
-    http,
+    http, name_service,
     read_head::{Head, Opening, Unreadable, read_head},
     refuse,
 };
@@ -21,12 +21,16 @@ use crate::{
     policy::{Posture, Verdict},
 };
 
-/// Serves a connection to its end. Every way out of here logs at least one record.
+/// Serves a connection to its end. Every way out of here logs at least one record, but for DNS, whose queries have a log
+/// of their own.
 pub(super) async fn serve(connection: Arc<Connection>, stream: TcpStream, drain: DrainWatcher) {
     if connection.foreign {
         return deny_unread(&connection, stream, Outcome::ForeignSocket);
     }
     match connection.view().posture() {
+        Posture::Enforce if connection.original.port() == dns::PORT => {
+            name_service::converse(&connection, stream, drain).await;
+        }
         Posture::Enforce => enforce(connection, stream, drain).await,
         Posture::Audit | Posture::Observe => observe::serve(&connection, stream).await,
     }

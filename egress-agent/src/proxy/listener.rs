@@ -2,10 +2,13 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
 };
 
-use egress_common::listener::{LISTENERS_PER_FAMILY, Listeners, PREFERRED_PORT, endpoint};
+use egress_common::{
+    dns::{self, RESOLVERS},
+    listener::{LISTENERS_PER_FAMILY, Listeners, PREFERRED_PORT, endpoint},
+};
 use nix::ifaddrs::getifaddrs;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -20,6 +23,8 @@ const BACKLOG: i32 = 4096;
 pub struct Bound {
     /// The n-th goes to the n-th worker (modulo their number).
     pub listeners: Vec<TcpListener>,
+    /// The name service, by the place of the resolver; IPv4 first.
+    pub datagrams: Vec<(usize, UdpSocket)>,
     /// For the kernel's table.
     pub table: Listeners,
 }
@@ -40,7 +45,10 @@ pub fn bind(netns: &Netns, workers: usize, legs: &LegSettings, first: Option<u16
         let usual = (PREFERRED_PORT..=u16::MAX - 8).step_by(LISTENERS_PER_FAMILY);
         for port in first.into_iter().chain(usual) {
             match bind_at(port, count, legs) {
-                Ok(bound) => return Ok(bound),
+                Ok(mut bound) => {
+                    bind_name_service(&mut bound)?;
+                    return Ok(bound);
+                }
                 Err(error) if is_taken(&error) => last = error,
                 Err(error) => return Err(error),
             }
@@ -72,7 +80,43 @@ fn bind_at(port: u16, count: usize, legs: &LegSettings) -> io::Result<Bound> {
         }
     }
     (table.source_v4, table.source_v6) = own_addresses();
-    Ok(Bound { listeners, table })
+    Ok(Bound {
+        listeners,
+        datagrams: Vec::new(),
+        table,
+    })
+}
+
+/// Binds the name service's sockets: on IPv4 an address for each resolver that a socket can ask, on ::1 a port. Must run
+/// inside the namespace.
+fn bind_name_service(bound: &mut Bound) -> io::Result<()> {
+    bound.table.dns_v4 = bind_places(true, &mut bound.datagrams)?;
+    // Where the listeners have no IPv6 there is none.
+    if bound.table.v6.iter().any(|port| *port != 0) {
+        bound.table.dns_v6 = bind_places(false, &mut bound.datagrams)?;
+    }
+    Ok(())
+}
+
+/// The port, or the first of the ports.
+fn bind_places(is_v4: bool, datagrams: &mut Vec<(usize, UdpSocket)>) -> io::Result<u16> {
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for port in (dns::PREFERRED_PORT..=u16::MAX - 8).step_by(RESOLVERS) {
+        let places = (0..RESOLVERS).map(|slot| {
+            let socket = UdpSocket::bind(dns::place(is_v4, slot, port).socket_addr())?;
+            socket.set_nonblocking(true)?;
+            Ok((slot, socket))
+        });
+        match places.collect::<io::Result<Vec<_>>>() {
+            Ok(bound) => {
+                datagrams.extend(bound);
+                return Ok(port);
+            }
+            Err(error) if is_taken(&error) => last = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last)
 }
 
 /// Somebody has the place: another program, or another agent that encloses this one and guards its listeners.

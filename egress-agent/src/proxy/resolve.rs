@@ -21,6 +21,7 @@ use hickory_resolver::{
 };
 use tokio::time;
 
+pub use crate::dns::NameServers;
 use crate::{
     dns::files::{self, Watched},
     policy::DomainName,
@@ -48,16 +49,6 @@ pub struct ResolveSettings {
     pub positive_ttl: RangeInclusive<Duration>,
     /// The same for "no such name" and "no such record" (RFC 2308).
     pub negative_ttl: RangeInclusive<Duration>,
-}
-
-/// Who is asked for names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NameServers {
-    /// The `nameserver` lines of a resolv.conf(5), read again when it changes. Its options and search list are not used;
-    /// without any such line the server on this machine is asked, as resolv.conf(5) has it.
-    File(PathBuf),
-    /// These, in this order.
-    List(Vec<SocketAddr>),
 }
 
 /// Looks names up.

@@ -2,12 +2,13 @@
 
 use std::{
     cell::RefCell,
-    net::{IpAddr, SocketAddr},
+    io,
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
-use egress_common::{flow::Flow, listener::Listeners};
+use egress_common::{dns::Asker, listener::Listeners};
 
 use super::{
     connection::{Connection, Route, Services},
@@ -15,8 +16,8 @@ use super::{
     listener,
 };
 use crate::{
-    identity::{Identities, Process},
-    kernel::{FlowTable, ListenerTable},
+    identity::{Identities, Process, Workload},
+    kernel::{FlowTable, ListenerTable, QueryTable},
     netns::Netns,
 };
 
@@ -27,6 +28,19 @@ pub struct Site {
     /// What the kernel was told last.
     table: Mutex<Listeners>,
     published: Arc<Mutex<ListenerTable>>,
+    /// The name service's sockets by their places, for answers to what came by another way.
+    places: Vec<(usize, UdpSocket)>,
+}
+
+/// Who asked which name server.
+#[derive(Debug)]
+pub struct Asked {
+    /// The workload.
+    pub workload: Arc<Workload>,
+    /// The process, for the log.
+    pub process: Process,
+    /// The name server.
+    pub resolver: SocketAddr,
 }
 
 /// Why an accepted connection is not served.
@@ -46,8 +60,9 @@ impl Site {
     pub fn publish(
         netns: Netns,
         table: Listeners,
+        places: Vec<(usize, UdpSocket)>,
         published: Arc<Mutex<ListenerTable>>,
-    ) -> std::io::Result<Self> {
+    ) -> io::Result<Self> {
         published
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -56,6 +71,7 @@ impl Site {
             netns,
             table: Mutex::new(table),
             published,
+            places,
         })
     }
 
@@ -99,12 +115,7 @@ impl Site {
             }
         };
         let workload = identities.of(flow.cgroup).ok_or(Unexplained::UnknownWorkload)?;
-        // Born before the programs were attached: nothing to compare with.
-        let foreign = flow.birth_cgroup != 0
-            && flow.birth_cgroup != flow.cgroup
-            && identities
-                .of(flow.birth_cgroup)
-                .is_none_or(|birth| !birth.is_same_as(&workload));
+        let foreign = is_foreign(flow.birth_cgroup, flow.cgroup, &workload, identities);
         let original = flow.destination.socket_addr();
         let bound = (!peer.ip().is_loopback()).then(|| peer.ip());
         Ok(Connection {
@@ -114,13 +125,81 @@ impl Site {
             client: SocketAddr::new(bound.unwrap_or_else(|| self.source_for(original)), peer.port()),
             original,
             workload,
-            process: process(&flow),
+            process: process(flow.pid, flow.uid, &flow.command),
             foreign,
             route: Route {
                 netns: self.netns.clone(),
                 source: bound,
                 device: (flow.device != 0).then_some(flow.device),
             },
+        })
+    }
+
+    /// Explains a query: who asked from `peer`, and which name server it asked, `slot` being the place where it came in.
+    ///
+    /// # Errors
+    /// There is no explanation; the query must be dropped.
+    pub fn explain_query(
+        &self,
+        peer: SocketAddr,
+        slot: usize,
+        queries: &QueryTable,
+        identities: &Identities,
+    ) -> Result<Asked, Unexplained> {
+        match queries.asker(self.netns.cookie(), peer) {
+            Ok(Some(asker)) => Self::identify(&asker, slot, identities),
+            Ok(None) => Err(Unexplained::NoFlow),
+            Err(error) => {
+                tracing::error!(%error, "cannot read the table of queries");
+                Err(Unexplained::NoFlow)
+            }
+        }
+    }
+
+    /// The name service's sockets by their places.
+    #[must_use]
+    pub fn places(&self) -> &[(usize, UdpSocket)] {
+        &self.places
+    }
+
+    /// The same, to be served: the originals stay here.
+    ///
+    /// # Errors
+    /// No descriptor is free.
+    pub fn duplicates(&self) -> io::Result<Vec<(usize, UdpSocket)>> {
+        let places = self.places.iter();
+        places
+            .map(|(slot, socket)| Ok((*slot, socket.try_clone()?)))
+            .collect()
+    }
+
+    /// Sends `reply` from the place `slot` of the name service.
+    ///
+    /// # Errors
+    /// There is no such place, or its asker has gone.
+    pub fn reply(&self, slot: usize, to: SocketAddr, reply: &[u8]) -> io::Result<()> {
+        let place = self.places.iter().find(|(number, socket)| {
+            let is_same_family = socket.local_addr().is_ok_and(|own| own.is_ipv4() == to.is_ipv4());
+            *number == slot && is_same_family
+        });
+        let (_, socket) = place.ok_or(io::ErrorKind::AddrNotAvailable)?;
+        socket.send_to(reply, to).map(drop)
+    }
+
+    /// Who the kernel says has asked, and which name server.
+    ///
+    /// # Errors
+    /// It is nobody that we know; the query must be dropped.
+    pub fn identify(asker: &Asker, slot: usize, identities: &Identities) -> Result<Asked, Unexplained> {
+        let resolver = asker.resolver(slot).ok_or(Unexplained::NoFlow)?;
+        let workload = identities.of(asker.cgroup).ok_or(Unexplained::UnknownWorkload)?;
+        if is_foreign(asker.birth_cgroup, asker.cgroup, &workload, identities) {
+            return Err(Unexplained::UnknownWorkload);
+        }
+        Ok(Asked {
+            workload,
+            process: process(asker.pid, asker.uid, &asker.command),
+            resolver: resolver.socket_addr(),
         })
     }
 
@@ -146,16 +225,25 @@ impl Site {
     }
 }
 
-fn process(flow: &Flow) -> Process {
-    let end = flow
-        .command
+/// Whether a socket was made in another workload than the one that uses it.
+fn is_foreign(birth: u64, user: u64, workload: &Workload, identities: &Identities) -> bool {
+    // 0: born before the programs were attached, so there is nothing to compare with.
+    birth != 0
+        && birth != user
+        && identities
+            .of(birth)
+            .is_none_or(|birth| !birth.is_same_as(workload))
+}
+
+fn process(pid: u32, uid: u32, command: &[u8]) -> Process {
+    let end = command
         .iter()
         .position(|byte| *byte == 0)
-        .unwrap_or(flow.command.len());
-    let command = flow.command.get(..end).unwrap_or_default();
+        .unwrap_or(command.len());
+    let command = command.get(..end).unwrap_or_default();
     Process {
-        pid: flow.pid,
-        uid: flow.uid,
+        pid,
+        uid,
         command: String::from_utf8_lossy(command).into_owned(),
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     cell::RefCell,
     io,
-    net::{SocketAddr, TcpListener as StdListener},
+    net::{SocketAddr, TcpListener as StdListener, UdpSocket as StdUdpSocket},
     path::Path,
     rc::Rc,
     sync::{
@@ -15,19 +15,26 @@ use std::{
     time::Duration,
 };
 
+use egress_common::dns::HeldQuery;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime,
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     task::LocalSet,
 };
 
 use super::{
     connection::Services,
     lanes,
+    name_service::{NameService, answer_held},
     site::{Site, Unexplained},
 };
-use crate::{drain::DrainWatcher, identity::Identities, kernel::FlowTable, socket};
+use crate::{
+    drain::DrainWatcher,
+    identity::Identities,
+    kernel::{FlowTable, QueryTable},
+    socket,
+};
 
 /// What the workers did, for `status`.
 #[derive(Debug, Default)]
@@ -63,11 +70,19 @@ pub struct WorkerContext {
     pub counts: Arc<WorkerCounts>,
 }
 
-/// A listener to serve until `stop` changes.
+/// A listener, or a socket of the name service, to serve until `stop` changes.
 struct Job {
-    listener: StdListener,
+    socket: Serve,
     site: Arc<Site>,
     stop: watch::Receiver<bool>,
+}
+
+enum Serve {
+    Connections(StdListener),
+    /// With the place of the resolver that it stands for.
+    Queries(usize, StdUdpSocket),
+    /// A query that came before there was a socket for it.
+    Held(Box<HeldQuery>),
 }
 
 /// Listeners that may be queued for a worker: one per namespace at a time is the rule.
@@ -83,11 +98,16 @@ impl Workers {
         let mut threads = Vec::with_capacity(count);
         for index in 0..count {
             let flows = FlowTable::open(pins)?;
+            let queries = QueryTable::open(pins)?;
             let (sender, receiver) = mpsc::channel(QUEUE);
             let context = context.clone();
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let run = move || {
-                LocalSet::new().block_on(&runtime, work(receiver, Rc::new(RefCell::new(flows)), context));
+                let tables = Tables {
+                    flows: RefCell::new(flows),
+                    queries,
+                };
+                LocalSet::new().block_on(&runtime, work(receiver, Rc::new(tables), context));
             };
             threads.push(
                 thread::Builder::new()
@@ -111,12 +131,29 @@ impl Workers {
     pub fn serve(
         &self,
         listeners: Vec<StdListener>,
+        datagrams: Vec<(usize, StdUdpSocket)>,
         site: &Arc<Site>,
         stop: &watch::Receiver<bool>,
     ) -> io::Result<()> {
-        for (listener, jobs) in listeners.into_iter().zip(self.jobs.iter().cycle()) {
+        let connections = listeners
+            .into_iter()
+            .map(Serve::Connections)
+            .zip(self.jobs.iter().cycle());
+        // All of a namespace by one worker, which bounds what may be under way there.
+        let turn = usize::try_from(site.netns().cookie()).unwrap_or_default();
+        let queries = datagrams
+            .into_iter()
+            .map(|(slot, socket)| Serve::Queries(slot, socket))
+            .zip(
+                self.jobs
+                    .iter()
+                    .cycle()
+                    .skip(turn % self.jobs.len().max(1))
+                    .step_by(self.jobs.len().max(1)),
+            );
+        for (socket, jobs) in connections.chain(queries) {
             let job = Job {
-                listener,
+                socket,
                 site: Arc::clone(site),
                 stop: stop.clone(),
             };
@@ -124,6 +161,22 @@ impl Workers {
                 .map_err(|_full| io::Error::other("a worker does not take new listeners"))?;
         }
         Ok(())
+    }
+
+    /// Answers a query that the kernel handed over. With every worker far behind it is lost, and its asker asks again.
+    pub fn answer(&self, query: HeldQuery, site: &Arc<Site>, stop: watch::Receiver<bool>) {
+        let turn = usize::try_from(query.asker.netns).unwrap_or_default();
+        let Some(jobs) = self.jobs.get(turn % self.jobs.len().max(1)) else {
+            return;
+        };
+        let job = Job {
+            socket: Serve::Held(Box::new(query)),
+            site: Arc::clone(site),
+            stop,
+        };
+        if jobs.try_send(job).is_err() {
+            tracing::debug!("a worker is too far behind for a held query");
+        }
     }
 
     /// How many there are.
@@ -149,19 +202,39 @@ impl Workers {
     }
 }
 
+/// A worker's handles of the kernel's tables.
+#[derive(Debug)]
+struct Tables {
+    flows: RefCell<FlowTable>,
+    queries: QueryTable,
+}
+
 /// A worker's life: take listeners, serve them; after drain wait for the open connections until the deadline.
-async fn work(mut jobs: mpsc::Receiver<Job>, flows: Rc<RefCell<FlowTable>>, context: WorkerContext) {
+async fn work(mut jobs: mpsc::Receiver<Job>, tables: Rc<Tables>, context: WorkerContext) {
     let mut drain = context.drain.clone();
     let connections = tokio_util::task::TaskTracker::new();
     let mut accepting = tokio::task::JoinSet::new();
+    let waiting = Arc::new(Semaphore::new(QUERIES));
     loop {
         tokio::select! {
             biased;
             () = drain.started() => break,
             job = jobs.recv() => match job {
                 Some(job) => {
-                    let accept = accept(job, Rc::clone(&flows), context.clone(), connections.clone());
-                    accepting.spawn_local(accept);
+                    let tables = Rc::clone(&tables);
+                    let (context, connections) = (context.clone(), connections.clone());
+                    match job.socket {
+                        Serve::Connections(listener) => {
+                            accepting.spawn_local(accept(listener, job.site, job.stop, tables, context, connections))
+                        }
+                        Serve::Queries(slot, socket) => {
+                            let service = NameService { slot, site: job.site, context, waiting: Arc::clone(&waiting) };
+                            accepting.spawn_local(async move { service.serve(socket, job.stop, &tables.queries).await })
+                        }
+                        Serve::Held(query) => {
+                            accepting.spawn_local(async move { answer_held(&query, &job.site, &context).await })
+                        }
+                    };
                 }
                 None => break,
             },
@@ -179,12 +252,14 @@ async fn work(mut jobs: mpsc::Receiver<Job>, flows: Rc<RefCell<FlowTable>>, cont
 }
 
 async fn accept(
-    mut job: Job,
-    flows: Rc<RefCell<FlowTable>>,
+    listener: StdListener,
+    site: Arc<Site>,
+    mut stop: watch::Receiver<bool>,
+    tables: Rc<Tables>,
     context: WorkerContext,
     connections: tokio_util::task::TaskTracker,
 ) {
-    let listener = match TcpListener::from_std(job.listener) {
+    let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(%error, "a listener cannot be served");
@@ -194,7 +269,7 @@ async fn accept(
     loop {
         let accepted = tokio::select! {
             biased;
-            _changed = job.stop.changed() => return,
+            _changed = stop.changed() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -203,8 +278,8 @@ async fn accept(
                 connections.spawn_local(converse(
                     stream,
                     peer,
-                    Rc::clone(&flows),
-                    Arc::clone(&job.site),
+                    Rc::clone(&tables),
+                    Arc::clone(&site),
                     context.clone(),
                 ));
             }
@@ -221,16 +296,16 @@ async fn accept(
 async fn converse(
     stream: TcpStream,
     peer: SocketAddr,
-    flows: Rc<RefCell<FlowTable>>,
+    tables: Rc<Tables>,
     site: Arc<Site>,
     context: WorkerContext,
 ) {
     let counts = Arc::clone(&context.counts);
     counts.accepted.fetch_add(1, Ordering::Relaxed);
-    let explained = site.explain(peer, &flows, &context.identities, &context.services);
+    let explained = site.explain(peer, &tables.flows, &context.identities, &context.services);
     let drain = context.drain.clone();
     // A tunnel may live for hours: it keeps neither the table nor the listener's context.
-    drop((flows, site, context));
+    drop((tables, site, context));
     let connection = match explained {
         Ok(connection) => connection,
         Err(why) => {
@@ -247,6 +322,9 @@ async fn converse(
     let _closed = OpenGuard(counts);
     lanes::serve(Arc::new(connection), stream, drain).await;
 }
+
+/// Queries that may be under way at a worker: further ones are dropped and asked again.
+const QUERIES: usize = 1024;
 
 /// Counts a connection as open for as long as it lives.
 struct OpenGuard(Arc<WorkerCounts>);

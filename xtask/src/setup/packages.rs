@@ -39,7 +39,7 @@ const fn program(
     }
 }
 
-const PROGRAMS: [Program; 20] = [
+const PROGRAMS: [Program; 22] = [
     program("ip", Purpose::Demo, &["iproute2"], "iproute"),
     program("nsenter", Purpose::Demo, &["util-linux"], "util-linux-core"),
     program("curl", Purpose::Demo, &["curl"], "curl"),
@@ -53,6 +53,14 @@ const PROGRAMS: [Program; 20] = [
             "bpftool",
         )
     },
+    program(
+        "dig",
+        Purpose::Test,
+        &["bind9-dnsutils", "dnsutils"],
+        "bind-utils",
+    ),
+    // Another C library, whose resolver asks in another way.
+    program("musl-gcc", Purpose::Test, &["musl-tools"], "musl-gcc"),
     program("wget", Purpose::Test, &["wget"], "wget"),
     program("python3", Purpose::Test, &["python3"], "python3"),
     program("openssl", Purpose::Test, &["openssl"], "openssl"),

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use egress_common::listener::{LISTENERS_PER_FAMILY, Listeners};
+use egress_common::{
+    dns::RESOLVERS,
+    listener::{LISTENERS_PER_FAMILY, Listeners},
+};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -16,7 +19,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::socket;
 
 /// Raised whenever a message changes; who speaks another version is refused.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// How long one side waits for the other's next message. The longest step is the verifier's look at all programs: 0.1 s
 /// on a quiet machine, some seconds in an emulated one.
@@ -25,8 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Longer than any message: a cgroup's path is the longest part.
 const MOST_BYTES: usize = 16 * 1024;
 
-/// A namespace's own descriptor and those of its listeners.
-const MOST_DESCRIPTORS: usize = 1 + 2 * LISTENERS_PER_FAMILY;
+/// A namespace's own descriptor, and those of its listeners and of its name service.
+const MOST_DESCRIPTORS: usize = 1 + 2 * LISTENERS_PER_FAMILY + 2 * RESOLVERS;
 
 /// One end of a hand-over.
 #[derive(Debug)]
@@ -70,6 +73,8 @@ pub(super) enum Message {
 pub(super) struct Table {
     v4: [u16; LISTENERS_PER_FAMILY],
     v6: [u16; LISTENERS_PER_FAMILY],
+    dns_v4: u16,
+    dns_v6: u16,
     source_v4: [u8; 4],
     source_v6: [u8; 16],
 }
@@ -136,6 +141,8 @@ impl From<Listeners> for Table {
         Self {
             v4: listeners.v4,
             v6: listeners.v6,
+            dns_v4: listeners.dns_v4,
+            dns_v6: listeners.dns_v6,
             source_v4: listeners.source_v4,
             source_v6: listeners.source_v6,
         }
@@ -148,7 +155,8 @@ impl From<Table> for Listeners {
             v4: table.v4,
             v6: table.v6,
             source_v4: table.source_v4,
-            reserved: 0,
+            dns_v4: table.dns_v4,
+            dns_v6: table.dns_v6,
             source_v6: table.source_v6,
         }
     }

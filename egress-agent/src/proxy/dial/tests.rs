@@ -4,9 +4,9 @@ use hickory_proto::op::ResponseCode::ServFail;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
-use crate::proxy::{
-    fake_dns::{FakeDns, Reply},
-    resolve::NameServers,
+use crate::{
+    dns::fake_dns::{FakeDns, Reply},
+    proxy::resolve::NameServers,
 };
 
 /// Origins at 127.0.0.2, .3 and so on, all on one port: the witnesses of what was dialled.

@@ -47,6 +47,9 @@ impl Answer {
             O::ForbiddenMethod => {
                 denied("CONNECT and upgrades are not possible here: what flows could not be judged.")
             }
+            O::MalformedDns | O::UnsupportedQuery => {
+                denied("This is about a DNS query, not about a request.")
+            }
             O::UnknownWorkload => denied("It is not known yet which workload this is."),
             O::NoKnownName => {
                 denied("Neither the connection nor an earlier DNS answer names the destination.")
@@ -61,7 +64,8 @@ impl Answer {
             | O::BoundDevice
             | O::NoStorage
             | O::UnknownFamily
-            | O::NoListener => denied("The kernel programs refuse it."),
+            | O::NoListener
+            | O::QueryAmbiguous => denied("The kernel programs refuse it."),
             O::AmbiguousHost => invalid("The request does not name one host beyond doubt."),
             O::MalformedHttp => invalid("The request breaks the rules of HTTP."),
             O::HeadTooLarge => Self::new(
@@ -101,6 +105,8 @@ impl Answer {
             | O::OtherTcp
             | O::OtherUdp
             | O::OtherSocket
+            | O::Query
+            | O::QueryHeld
             | O::AllowedByRule
             | O::Unselected
             | O::ClientGone

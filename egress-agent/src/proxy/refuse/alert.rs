@@ -39,6 +39,7 @@ impl Alert {
             | Outcome::NoStorage
             | Outcome::UnknownFamily
             | Outcome::NoListener
+            | Outcome::QueryAmbiguous
             | Outcome::NoRule
             | Outcome::ClusterDeny
             | Outcome::OutsideCeiling
@@ -51,8 +52,10 @@ impl Alert {
             | Outcome::PrivateAnswer
             | Outcome::AddressMismatch
             | Outcome::NoFlow
-            | Outcome::NoKnownName
-            | Outcome::UnknownWorkload => Some(Self::AccessDenied),
+            | Outcome::UnknownWorkload
+            | Outcome::MalformedDns
+            | Outcome::UnsupportedQuery
+            | Outcome::NoKnownName => Some(Self::AccessDenied),
             Outcome::NoServerName => Some(Self::MissingExtension),
             Outcome::AmbiguousServerName | Outcome::HeadTooLarge => Some(Self::IllegalParameter),
             Outcome::InvalidServerName => Some(Self::UnrecognizedName),
@@ -65,6 +68,8 @@ impl Alert {
             | Outcome::OtherTcp
             | Outcome::OtherUdp
             | Outcome::OtherSocket
+            | Outcome::Query
+            | Outcome::QueryHeld
             | Outcome::AllowedByRule
             | Outcome::Unselected
             | Outcome::NameNotFound

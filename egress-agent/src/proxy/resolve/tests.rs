@@ -3,7 +3,7 @@ use std::fs;
 use hickory_proto::op::ResponseCode::{Refused, ServFail};
 
 use super::*;
-use crate::proxy::fake_dns::{FakeDns, Reply};
+use crate::dns::fake_dns::{FakeDns, Reply};
 
 fn name(text: &str) -> DomainName {
     DomainName::parse(text).unwrap()

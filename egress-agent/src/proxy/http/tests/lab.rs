@@ -21,7 +21,7 @@ use tokio::{
 use super::super::{exchange::tap, serve};
 use crate::{
     access_log::{AccessLog, Protocol, Record},
-    dns::names::{NameLimits, NameTable},
+    dns::{DnsLog, ForwardSettings, Forwarder, NameTable, names::NameLimits},
     drain::{self, DrainTrigger, DrainWatcher},
     identity::{Process, Workload},
     netns::Netns,
@@ -117,10 +117,12 @@ impl Lab {
         let dialer = Dialer::new(settings);
         tap::clear();
         let (trigger, watcher) = drain::channel();
+        let names = Arc::new(NameTable::new(NameLimits::default()));
         let services = Arc::new(Services {
             policy: policies(port),
             dialer,
-            names: Arc::new(NameTable::new(NameLimits::default())),
+            dns: Forwarder::new(ForwardSettings::default(), Arc::clone(&names), DnsLog::default()),
+            names,
             client_first: vec![80],
             log: AccessLog::default(),
             limits,

@@ -20,7 +20,7 @@ use tokio::{
 
 /// What is said to one question.
 #[derive(Debug, Clone)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     /// These, of which only the family asked for is sent; none: the name exists without it.
     Addresses(&'static [&'static str]),
     /// As `Addresses`, with this time to live in seconds.
@@ -34,14 +34,16 @@ pub(super) enum Reply {
     Failure(ResponseCode),
     /// Addresses over TCP; over UDP a truncated message.
     Truncated(&'static [&'static str]),
+    /// These records, whatever was asked.
+    Records(Vec<Record>),
     Silence,
 }
 
 /// A question as it came: name without the last dot, type, how often it came before.
-pub(super) type Question<'a> = (&'a str, RecordType, usize);
+pub(crate) type Question<'a> = (&'a str, RecordType, usize);
 
-pub(super) struct FakeDns {
-    pub(super) address: SocketAddr,
+pub(crate) struct FakeDns {
+    pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<(String, RecordType)>>>,
 }
 
@@ -51,7 +53,7 @@ struct Server {
 }
 
 impl FakeDns {
-    pub(super) async fn start(answer: impl Fn(Question<'_>) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(answer: impl Fn(Question<'_>) -> Reply + Send + Sync + 'static) -> Self {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let udp = UdpSocket::bind(address).await.unwrap();
@@ -70,12 +72,12 @@ impl FakeDns {
     }
 
     /// How often a name was asked for, both families together.
-    pub(super) fn count(&self, name: &str) -> usize {
+    pub(crate) fn count(&self, name: &str) -> usize {
         self.count_of(name, RecordType::A) + self.count_of(name, RecordType::AAAA)
     }
 
     /// How often one family of a name was asked for.
-    pub(super) fn count_of(&self, name: &str, kind: RecordType) -> usize {
+    pub(crate) fn count_of(&self, name: &str, kind: RecordType) -> usize {
         let asked = self.asked.lock().unwrap();
         asked
             .iter()
@@ -84,7 +86,7 @@ impl FakeDns {
     }
 
     /// Every name asked for, once each.
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self
             .asked
             .lock()
@@ -122,6 +124,9 @@ impl Server {
         let owner = query.name();
         match (self.answer)((&name, kind, before)) {
             Reply::Silence => return None,
+            Reply::Records(records) => {
+                reply.add_answers(records);
+            }
             Reply::Failure(code) => reply.metadata.response_code = code,
             Reply::NoName(ttl) => {
                 reply.metadata.response_code = ResponseCode::NXDomain;
