@@ -128,7 +128,8 @@ pub fn publish(ctx: &SkBuffContext) -> Published {
         report::count(Outcome::QueryAmbiguous);
         return Published::Drop;
     }
-    if QUERIES.insert(key, &*asker, 0).is_err() {
+    let asker: &Asker = asker;
+    if QUERIES.insert(key, asker, 0).is_err() {
         report::count_loss(Counter::QueriesLost);
         return Published::Drop;
     }
