@@ -182,6 +182,14 @@ impl AccessLog {
             .map_or(Ok(()), |running| running.queue.close(deadline))
     }
 
+    /// Whether an output cannot be written at the moment.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.running
+            .as_ref()
+            .is_some_and(|running| running.sinks.iter().any(|sink| sink.is_failing()))
+    }
+
     /// What the log has done so far.
     #[must_use]
     pub fn status(&self) -> Status {

@@ -59,6 +59,8 @@ pub struct Config {
     pub access_log: Vec<LogEntry>,
     /// Whether the query is left out of the URLs in the access logs.
     pub strip_query_terms: bool,
+    /// What happens while an access log cannot be written.
+    pub on_log_failure: OnLogFailure,
     /// How long open connections may take to end after SIGTERM.
     pub drain_seconds: u64,
     /// Bounds of the data path.
@@ -104,6 +106,18 @@ pub struct LimitEntries {
     idle_seconds: u64,
     keep_alive_seconds: u64,
     h2_streams: u32,
+    connections_per_workload: u32,
+}
+
+/// What happens to new connections while an access log cannot be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLogFailure {
+    /// They go on, and the records that are lost are counted.
+    #[default]
+    Count,
+    /// They are refused.
+    Deny,
 }
 
 impl Default for Config {
@@ -122,6 +136,7 @@ impl Default for Config {
             dial: DialMode::default(),
             access_log: Vec::new(),
             strip_query_terms: false,
+            on_log_failure: OnLogFailure::default(),
             drain_seconds: 30,
             limits: LimitEntries::default(),
         }
@@ -139,6 +154,7 @@ impl Default for LimitEntries {
             idle_seconds: limits.idle_timeout.as_secs(),
             keep_alive_seconds: limits.keep_alive_timeout.as_secs(),
             h2_streams: limits.h2_streams,
+            connections_per_workload: limits.connections_per_workload,
         }
     }
 }
@@ -189,6 +205,9 @@ impl Config {
         if !(1..=60_000).contains(&self.limits.silence_milliseconds) {
             return Err("limits.silenceMilliseconds: 1 to 60000 are allowed".to_owned());
         }
+        if self.limits.connections_per_workload == 0 {
+            return Err("limits.connectionsPerWorkload: at least 1 is needed".to_owned());
+        }
         let seconds = [
             ("headSeconds", self.limits.head_seconds),
             ("connectSeconds", self.limits.connect_seconds),
@@ -216,6 +235,8 @@ impl Config {
             idle_timeout: Duration::from_secs(entries.idle_seconds),
             keep_alive_timeout: Duration::from_secs(entries.keep_alive_seconds),
             h2_streams: entries.h2_streams,
+            connections_per_workload: entries.connections_per_workload,
+            deny_unlogged: self.on_log_failure == OnLogFailure::Deny,
             ..Limits::default()
         }
     }
@@ -314,6 +335,7 @@ mod tests {
             "dns",
             "dial",
             "accessLog",
+            "onLogFailure",
             "drainSeconds",
             "limits",
         ] {
@@ -331,6 +353,8 @@ mod tests {
             ("instance: ../x", "letters"),
             ("limits: {headBytes: 1}", "1024"),
             ("limits: {idleSeconds: 0}", "604800"),
+            ("limits: {connectionsPerWorkload: 0}", "at least 1"),
+            ("onLogFailure: ignore", "deny"),
             ("limits: {silenceMilliseconds: 0}", "60000"),
         ] {
             assert!(Config::parse(text).unwrap_err().contains(word), "{text}");

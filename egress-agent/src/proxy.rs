@@ -14,8 +14,10 @@ pub mod listener;
 mod name_service;
 pub mod read_head;
 pub mod refuse;
+mod reserve;
 pub mod resolve;
 mod site;
+mod tally;
 pub mod tunnel;
 mod worker;
 

@@ -61,6 +61,9 @@ pub struct Connections {
     pub no_flow: u64,
     /// Closed because their cgroup had no identity.
     pub unknown_workload: u64,
+    /// Refused because their workload had too many, or no file descriptor was left.
+    #[serde(default)]
+    pub overloaded: u64,
 }
 
 /// What became of the queries of workloads.
@@ -126,8 +129,12 @@ impl fmt::Display for Status {
         let connections = &self.connections;
         writeln!(
             f,
-            "  connections  {} open, {} accepted, {} unexplained, {} of unknown cgroups",
-            connections.open, connections.accepted, connections.no_flow, connections.unknown_workload
+            "  connections  {} open, {} accepted, {} unexplained, {} of unknown cgroups, {} without room",
+            connections.open,
+            connections.accepted,
+            connections.no_flow,
+            connections.unknown_workload,
+            connections.overloaded
         )?;
         let dns = &self.dns;
         writeln!(

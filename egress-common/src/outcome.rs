@@ -133,6 +133,8 @@ outcomes! {
     MalformedDns = 112, Deny, "malformed_dns";
     /// A DNS query of a kind that is not forwarded: a zone transfer, ANY, another class than IN.
     UnsupportedQuery = 113, Deny, "unsupported_query";
+    /// The access log cannot be written, and the configuration says that nothing may go unlogged then.
+    Unlogged = 120, Deny, "unlogged";
     /// Neither the client's first bytes nor this workload's own DNS answers name the destination.
     NoKnownName = 124, Deny, "no_known_name";
 

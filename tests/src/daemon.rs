@@ -40,11 +40,23 @@ impl<'w> Daemon<'w> {
         Self::start_with(world, more, &[]).await
     }
 
+    /// The same with another file for its access log than the one that [`Self::log`] reads.
+    ///
+    /// # Panics
+    /// It does not come up.
+    pub async fn start_logging_to(world: &'w World, log: &str, more: &str) -> Self {
+        Self::begin(world, log, more, &[]).await
+    }
+
     /// The same with `words` on its command line.
     ///
     /// # Panics
     /// It does not come up.
     pub async fn start_with(world: &'w World, more: &str, words: &[&str]) -> Self {
+        Self::begin(world, &world.path("log.json").display().to_string(), more, words).await
+    }
+
+    async fn begin(world: &'w World, log: &str, more: &str, words: &[&str]) -> Self {
         let tree = world.cgroup.child("tree");
         for workload in ["a", "b"] {
             world.cgroup.child(&format!("tree/{workload}"));
@@ -61,7 +73,6 @@ impl<'w> Daemon<'w> {
              accessLog:\n- {{format: json, target: {log}}}\n\
              workloads:\n- {{cgroup: a, namespace: team-a, name: one, labels: {{app: web}}}}\n\
              - {{cgroup: b, namespace: team-b, name: two}}\n{more}\n",
-            log = world.path("log.json").display(),
         );
         let config = world.file("config.yaml", &config);
         world.file("policies/a.yaml", &policy("a", "team-a", "good.test"));

@@ -11,7 +11,7 @@ use std::{
 use egress_tests::{
     agent::{Running, verb},
     clients::{curl, python, raw, shell},
-    daemon::Daemon,
+    daemon::{Daemon, policy},
     hello::Hello,
     lab::{
         Place, World,
@@ -39,6 +39,7 @@ promises![
     a_hand_over_that_fails_leaves_the_old_agent_serving,
     a_successor_must_ask_for_it_and_for_the_same_cgroup,
     a_successor_serves_on_when_its_predecessor_is_killed,
+    a_tunnel_that_new_policies_refuse_is_reset_and_the_others_live_on,
     cleanup_after_a_takeover_leaves_nothing,
 ];
 
@@ -538,6 +539,46 @@ async fn a_successor_serves_on_when_its_predecessor_is_killed() {
     daemon.stop().await.succeeded();
 }
 
+async fn a_tunnel_that_new_policies_refuse_is_reset_and_the_others_live_on() {
+    let (world, second) = world().await;
+    let _echo = world.raw("good.test", 443, echoing).await;
+    let _other = world.raw("other.test", 443, echoing).await;
+    let daemon = Daemon::start(&world, "").await;
+    let refused = open_tunnel(&world, &daemon, &second).await;
+    let script = script(&world, "other.test");
+    let unaffected = world.start_in(&second, &daemon.tree.join("b"), &raw(&world, &script));
+    unaffected.says("open").await;
+
+    // The workload `a` may reach something else now; of `b` nothing has changed.
+    world.file("policies/a.yaml", &policy("a", "team-a", "third.test"));
+    let ended = |log: &[Value]| log.iter().any(|record| record["ending"] == "policy_changed");
+    daemon
+        .eventually("it is logged", async || ended(&daemon.log()))
+        .await;
+    world.file("go", "");
+
+    let outcome = Outcome::single(&refused.finish().await.text().replace("open\n", ""));
+    assert_eq!(outcome.error(), Some("ConnectionReset"), "{outcome:?}");
+    let outcome = Outcome::single(&unaffected.finish().await.text().replace("open\n", ""));
+    assert_eq!(
+        (outcome.failure.clone(), outcome.text()),
+        (None, "readylate".to_owned())
+    );
+    daemon
+        .eventually("both are logged", async || daemon.log().len() == 2)
+        .await;
+    let endings: Vec<_> = daemon
+        .log()
+        .iter()
+        .map(|record| (record["namespace"].clone(), record["ending"].clone()))
+        .collect();
+    assert_eq!(
+        endings,
+        [("team-a", "policy_changed"), ("team-b", "complete")].map(|(who, how)| (who.into(), how.into()))
+    );
+    daemon.stop().await.succeeded();
+}
+
 async fn echoing(mut connection: RawConnection) -> std::io::Result<()> {
     connection.read_record().await?;
     connection.send(b"ready").await?;
@@ -550,16 +591,20 @@ async fn echoing(mut connection: RawConnection) -> std::io::Result<()> {
     }
 }
 
-/// A tunnel to good.test, whose client waits for the file `go` before it goes on.
-async fn open_tunnel<'w>(world: &'w World, daemon: &Daemon<'w>, place: &Place) -> Running<'w> {
-    let script = Script::to(world.sockets("good.test", 443)[0])
-        .send(&Hello::new(Some("good.test")).bytes())
+/// A tunnel to `name`, whose client waits for the file `go` before it goes on.
+fn script(world: &World, name: &str) -> Script {
+    Script::to(world.sockets(name, 443)[0])
+        .send(&Hello::new(Some(name)).bytes())
         .read_until(b"ready")
         .step(Step::Say("open".to_owned()))
         .step(Step::AwaitFile(world.path("go")))
         .send(b"late")
         .finish_sending()
-        .read_to_end();
+        .read_to_end()
+}
+
+async fn open_tunnel<'w>(world: &'w World, daemon: &Daemon<'w>, place: &Place) -> Running<'w> {
+    let script = script(world, "good.test");
     let tunnel = world.start_in(place, &daemon.tree.join("a"), &raw(world, &script));
     tunnel.says("open").await;
     tunnel

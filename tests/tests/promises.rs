@@ -22,6 +22,7 @@ mod http2;
 mod http_transport;
 mod lab;
 mod life;
+mod load;
 mod programs;
 mod redirect;
 mod sockets;
@@ -57,6 +58,7 @@ fn all() -> Vec<Promise> {
         daemon::promises(),
         life::promises(),
         dns::promises(),
+        load::promises(),
         errors::promises(),
         exec_privileges::promises(),
         full_disk::promises(),

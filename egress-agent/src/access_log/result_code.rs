@@ -162,6 +162,7 @@ impl Course {
             | Outcome::NoFlow
             | Outcome::NoKnownName
             | Outcome::Overload
+            | Outcome::Unlogged
             | Outcome::UnknownWorkload
             | Outcome::MalformedDns
             | Outcome::UnsupportedQuery => Self::Denied,
@@ -257,7 +258,9 @@ impl ResultCode {
             Course::Passed => return None,
             Course::LeftFirst if matches!(outcome, Outcome::HeadTimeout) => "ERR_REQUEST_PARSE_TIMEOUT",
             Course::LeftFirst => "ERR_CLIENT_GONE",
-            Course::Denied if matches!(outcome, Outcome::Overload) => "ERR_CANNOT_FORWARD",
+            Course::Denied if matches!(outcome, Outcome::Overload | Outcome::Unlogged) => {
+                "ERR_CANNOT_FORWARD"
+            }
             Course::Denied => "ERR_ACCESS_DENIED",
             Course::Malformed => "ERR_INVALID_REQ",
             Course::TooLarge => "ERR_TOO_BIG",

@@ -320,6 +320,13 @@ impl SinkCounters {
         }
     }
 
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
+    }
+
     /// Whether that is news.
     fn set_failing(&self, why: Option<String>) -> bool {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -43,8 +44,19 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let config = configuration(args)?;
     kernel::require()?;
     let cgroup = enforced_cgroup(&config)?;
+    raise_descriptor_limit();
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(daemon(config, cgroup, take_over))
+}
+
+/// A tunnel takes two descriptors, and the soft limit is 1024 by default, for the sake of programs that use select(2).
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
+    match raised {
+        Ok(descriptors) => tracing::debug!(descriptors, "the limit of open files"),
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+    }
 }
 
 /// The file, overridden by the command line.

@@ -116,6 +116,7 @@ impl Enforcer {
                 accepted: counts.accepted.load(Relaxed),
                 no_flow: counts.no_flow.load(Relaxed),
                 unknown_workload: counts.unknown_workload.load(Relaxed),
+                overloaded: counts.overloaded.load(Relaxed),
             },
             dns: self.dns_status(),
             kernel: kernel

@@ -79,6 +79,12 @@ impl Connection {
         self.services.policy.load().view(&self.workload)
     }
 
+    /// Whether nothing may pass now because it could not be logged.
+    #[must_use]
+    pub fn must_be_unlogged(&self) -> bool {
+        self.services.limits.deny_unlogged && self.services.log.is_failing()
+    }
+
     /// Waits until the policies in force refuse, and do not only record, what they have allowed before: `is_refused` is
     /// asked at once and after each change. For ever if that never comes.
     pub async fn revoked(&self, is_refused: impl Fn(&PolicyView) -> bool) {

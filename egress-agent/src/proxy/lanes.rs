@@ -28,12 +28,20 @@ pub(super) async fn serve(connection: Arc<Connection>, stream: TcpStream, drain:
         return deny_unread(&connection, stream, Outcome::ForeignSocket);
     }
     match connection.view().posture() {
+        Posture::Enforce if connection.must_be_unlogged() => {
+            deny_unread(&connection, stream, Outcome::Unlogged);
+        }
         Posture::Enforce if connection.original.port() == dns::PORT => {
             name_service::converse(&connection, stream, drain).await;
         }
         Posture::Enforce => enforce(connection, stream, drain).await,
         Posture::Audit | Posture::Observe => observe::serve(&connection, stream).await,
     }
+}
+
+/// Refuses a connection for which there is no room.
+pub(super) fn overload(connection: &Connection, stream: TcpStream) {
+    deny_unread(connection, stream, Outcome::Overload);
 }
 
 async fn enforce(connection: Arc<Connection>, mut stream: TcpStream, drain: DrainWatcher) {

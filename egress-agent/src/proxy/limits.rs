@@ -25,6 +25,10 @@ pub struct Limits {
     pub pipes: usize,
     /// Concurrent h2c streams a client may open.
     pub h2_streams: u32,
+    /// Open connections a workload may have; more are refused.
+    pub connections_per_workload: u32,
+    /// While an access log cannot be written nothing new is let pass.
+    pub deny_unlogged: bool,
 }
 
 impl Default for Limits {
@@ -43,6 +47,9 @@ impl Default for Limits {
             splice_after: 256 * 1024,
             pipes: 128,
             h2_streams: 100,
+            // Each takes two descriptors, and usually 16 KiB in the kernel.
+            connections_per_workload: 8192,
+            deny_unlogged: false,
         }
     }
 }

@@ -27,7 +27,9 @@ use super::{
     connection::Services,
     lanes,
     name_service::{NameService, answer_held},
+    reserve::{self, Reserve},
     site::{Site, Unexplained},
+    tally::Tally,
 };
 use crate::{
     drain::DrainWatcher,
@@ -47,6 +49,8 @@ pub struct WorkerCounts {
     pub no_flow: AtomicU64,
     /// Closed because their cgroup has no identity.
     pub unknown_workload: AtomicU64,
+    /// Refused because their workload has too many, or no file descriptor was left.
+    pub overloaded: AtomicU64,
 }
 
 /// The threads. Dropping it does not stop them: drain does.
@@ -85,6 +89,13 @@ enum Serve {
     Held(Box<HeldQuery>),
 }
 
+/// What a worker has room for.
+#[derive(Clone)]
+struct Room {
+    tally: Arc<Tally>,
+    reserve: Rc<Reserve>,
+}
+
 /// Listeners that may be queued for a worker: one per namespace at a time is the rule.
 const QUEUE: usize = 1024;
 
@@ -96,18 +107,24 @@ impl Workers {
     pub fn start(count: usize, pins: &Path, context: &WorkerContext) -> io::Result<Self> {
         let mut jobs = Vec::with_capacity(count);
         let mut threads = Vec::with_capacity(count);
+        let tally = Tally::new(context.services.limits.connections_per_workload);
         for index in 0..count {
             let flows = FlowTable::open(pins)?;
             let queries = QueryTable::open(pins)?;
             let (sender, receiver) = mpsc::channel(QUEUE);
             let context = context.clone();
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+            let tally = Arc::clone(&tally);
             let run = move || {
                 let tables = Tables {
                     flows: RefCell::new(flows),
                     queries,
                 };
-                LocalSet::new().block_on(&runtime, work(receiver, Rc::new(tables), context));
+                let room = Room {
+                    tally,
+                    reserve: Reserve::new(),
+                };
+                LocalSet::new().block_on(&runtime, work(receiver, Rc::new(tables), context, room));
             };
             threads.push(
                 thread::Builder::new()
@@ -210,7 +227,7 @@ struct Tables {
 }
 
 /// A worker's life: take listeners, serve them; after drain wait for the open connections until the deadline.
-async fn work(mut jobs: mpsc::Receiver<Job>, tables: Rc<Tables>, context: WorkerContext) {
+async fn work(mut jobs: mpsc::Receiver<Job>, tables: Rc<Tables>, context: WorkerContext, room: Room) {
     let mut drain = context.drain.clone();
     let connections = tokio_util::task::TaskTracker::new();
     let mut accepting = tokio::task::JoinSet::new();
@@ -223,9 +240,10 @@ async fn work(mut jobs: mpsc::Receiver<Job>, tables: Rc<Tables>, context: Worker
                 Some(job) => {
                     let tables = Rc::clone(&tables);
                     let (context, connections) = (context.clone(), connections.clone());
+                    let room = room.clone();
                     match job.socket {
                         Serve::Connections(listener) => {
-                            accepting.spawn_local(accept(listener, job.site, job.stop, tables, context, connections))
+                            accepting.spawn_local(accept(listener, job.site, job.stop, tables, context, room, connections))
                         }
                         Serve::Queries(slot, socket) => {
                             let service = NameService { slot, site: job.site, context, waiting: Arc::clone(&waiting) };
@@ -257,6 +275,7 @@ async fn accept(
     mut stop: watch::Receiver<bool>,
     tables: Rc<Tables>,
     context: WorkerContext,
+    room: Room,
     connections: tokio_util::task::TaskTracker,
 ) {
     let listener = match TcpListener::from_std(listener) {
@@ -281,11 +300,19 @@ async fn accept(
                     Rc::clone(&tables),
                     Arc::clone(&site),
                     context.clone(),
+                    Some(Arc::clone(&room.tally)),
                 ));
             }
+            Err(error) if reserve::is_exhaustion(&error) => {
+                if let Some((stream, peer)) = room.reserve.accept(&listener).await {
+                    let (tables, site) = (Rc::clone(&tables), Arc::clone(&site));
+                    // In place: it ends at once, and its descriptor is the reserve.
+                    converse(stream, peer, tables, site, context.clone(), None).await;
+                    room.reserve.restore();
+                }
+            }
             Err(error) => {
-                // ECONNABORTED concerns one connection; EMFILE and ENFILE pass when descriptors come free, and trying
-                // again at once would spin.
+                // ECONNABORTED concerns one connection; whatever else it is, trying again at once would spin.
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -293,12 +320,14 @@ async fn accept(
     }
 }
 
+/// Serves a connection to its end. Without a tally there is no room for it, and it is refused.
 async fn converse(
     stream: TcpStream,
     peer: SocketAddr,
     tables: Rc<Tables>,
     site: Arc<Site>,
     context: WorkerContext,
+    tally: Option<Arc<Tally>>,
 ) {
     let counts = Arc::clone(&context.counts);
     counts.accepted.fetch_add(1, Ordering::Relaxed);
@@ -317,6 +346,10 @@ async fn converse(
             socket::reset(stream);
             return;
         }
+    };
+    let Some(_place) = tally.and_then(|tally| tally.enter(&connection.workload)) else {
+        counts.overloaded.fetch_add(1, Ordering::Relaxed);
+        return lanes::overload(&connection, stream);
     };
     counts.open.fetch_add(1, Ordering::Relaxed);
     let _closed = OpenGuard(counts);

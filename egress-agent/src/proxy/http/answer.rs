@@ -83,6 +83,11 @@ impl Answer {
                 CANNOT_FORWARD,
                 "The egress enforcer is at a limit; try again later.",
             ),
+            O::Unlogged => Self::new(
+                503,
+                CANNOT_FORWARD,
+                "The egress enforcer cannot write its log, and lets nothing pass unlogged.",
+            ),
             O::NameNotFound => Self::new(502, DNS_FAIL, "The name does not exist or has no usable address."),
             O::LookupFailed => Self::new(502, DNS_FAIL, "The name servers failed or did not answer."),
             O::OriginRefused => Self::new(503, CONNECT_FAIL, "The origin refused the connection.")

@@ -1,5 +1,6 @@
 //! The verdict on one request.
 
+use egress_common::outcome::Outcome;
 use http::Method;
 
 use super::target::{Head, Refusal, Target};
@@ -81,7 +82,10 @@ pub(super) fn judge(connection: &Connection, head: &Head<'_>) -> Judged {
         // As sent: whether a path can be read in more than one way is the policy's to find.
         path: head.uri.path(),
     };
-    let verdict = verdict(connection, &view, &target.host, facts);
+    let mut verdict = verdict(connection, &view, &target.host, facts);
+    if verdict.is_allow() && connection.must_be_unlogged() {
+        verdict = Verdict::without_rule(Outcome::Unlogged);
+    }
     match view.posture() {
         Posture::Enforce if !verdict.is_allow() => Judged::Refuse {
             target: Some(target),

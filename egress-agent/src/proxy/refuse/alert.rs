@@ -60,7 +60,7 @@ impl Alert {
             Outcome::AmbiguousServerName | Outcome::HeadTooLarge => Some(Self::IllegalParameter),
             Outcome::InvalidServerName => Some(Self::UnrecognizedName),
             Outcome::MalformedTls => Some(Self::DecodeError),
-            Outcome::Overload => Some(Self::InternalError),
+            Outcome::Overload | Outcome::Unlogged => Some(Self::InternalError),
             Outcome::Internal
             | Outcome::Exempt
             | Outcome::Redirected
