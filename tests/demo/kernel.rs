@@ -21,8 +21,8 @@ const MAPS: [(&str, &str); 3] = [
         "Where it listens on loopback, by network namespace: never on an address of the network.",
     ),
     (
-        "OBSERVED",
-        "What left the cgroup without being judged: curl's own DNS question, counted.",
+        "QUERIES",
+        "Who asked for the name: curl's own DNS question, which the enforcer answers.",
     ),
 ];
 
