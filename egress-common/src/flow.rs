@@ -10,8 +10,9 @@ pub struct FlowKey {
     pub netns: u64,
     /// The workload's end of the loopback leg: what accept(2) tells as the peer.
     pub local: Endpoint,
-    /// Explicit padding: keys are compared byte for byte.
-    pub reserved: u32,
+    /// The agent's end, as the last byte of its address and its port: a workload's sockets may use one port of theirs
+    /// towards several of the agent's listeners. 0 where only one end counts.
+    pub listener: u32,
 }
 
 /// What connect(2) was asked, and by whom. Kept in the socket's own storage (freed with it), and published for the
@@ -75,14 +76,26 @@ impl Flow {
 }
 
 impl FlowKey {
-    /// The key of a loopback leg.
+    /// The key of a loopback leg from `local` to the agent's `listener`.
     #[must_use]
     #[inline(always)]
-    pub const fn new(netns: u64, local: Endpoint) -> Self {
+    pub const fn leg(netns: u64, local: Endpoint, listener: &Endpoint) -> Self {
+        let [.., last] = listener.octets();
         Self {
             netns,
             local,
-            reserved: 0,
+            listener: (last as u32) << 16 | listener.port() as u32,
+        }
+    }
+
+    /// The key of a socket that is not bound to one of the agent's ends.
+    #[must_use]
+    #[inline(always)]
+    pub const fn socket(netns: u64, local: Endpoint) -> Self {
+        Self {
+            netns,
+            local,
+            listener: 0,
         }
     }
 }

@@ -3,7 +3,7 @@
 /// Version of what the pinned maps hold. Raise it with every change to the meaning, order or size of a field in a key or
 /// a value: an agent uses an earlier one's maps again only if both have the same number here. A new map needs no new
 /// number.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Names of the kernel programs, as `bpftool prog` shows them.
 pub mod program {

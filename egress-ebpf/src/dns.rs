@@ -119,7 +119,7 @@ pub fn publish(ctx: &SkBuffContext) -> Published {
             None => Published::NoQuery,
         };
     }
-    let key = FlowKey::new(asker.netns, sent.from);
+    let key = FlowKey::socket(asker.netns, sent.from);
     // SAFETY: read-only; a torn value at worst loses this query, and the asker asks again.
     if let Some(last) = unsafe { QUERIES.get(key) }
         && last.cgroup != asker.cgroup

@@ -30,7 +30,7 @@ fn publish(ctx: &SockOpsContext) {
     let Some(flow) = redirected(ctx) else { return };
     // SAFETY: the storage of the socket whose connect is running.
     let flow = unsafe { &*flow };
-    let key = FlowKey::new(flow.netns, local(ctx, flow));
+    let key = FlowKey::leg(flow.netns, local(ctx, flow), &flow.redirect);
     if FLOWS.insert(key, flow, 0).is_err() {
         // The SYN cannot be stopped here; the agent closes what it cannot explain.
         report::count_loss(Counter::FlowsFull);
@@ -50,7 +50,7 @@ fn withdraw(ctx: &SockOpsContext) {
     let Some(flow) = redirected(ctx) else { return };
     // SAFETY: as in `publish`.
     let flow = unsafe { &*flow };
-    let key = FlowKey::new(flow.netns, local(ctx, flow));
+    let key = FlowKey::leg(flow.netns, local(ctx, flow), &flow.redirect);
     let _taken_already = FLOWS.remove(key);
 }
 

@@ -201,12 +201,18 @@ impl FlowTable {
         })
     }
 
-    /// Takes the flow of an accepted connection out of the table: a flow explains one connection.
+    /// Takes the flow of a connection from `peer` that was accepted at `listener` out of the table: a flow explains one
+    /// connection.
     ///
     /// # Errors
     /// The kernel refuses; that there is no flow is `Ok(None)`.
-    pub fn take(&mut self, netns: u64, peer: SocketAddr) -> Result<Option<Flow>, TableError> {
-        let key = FlowKey::new(netns, peer.into());
+    pub fn take(
+        &mut self,
+        netns: u64,
+        peer: SocketAddr,
+        listener: SocketAddr,
+    ) -> Result<Option<Flow>, TableError> {
+        let key = FlowKey::leg(netns, peer.into(), &listener.into());
         let flow = match self.map.get(&key, 0) {
             Ok(flow) => flow,
             Err(MapError::KeyNotFound) => return Ok(None),
@@ -274,7 +280,7 @@ impl QueryTable {
     /// # Errors
     /// The kernel refuses; that there is none is `Ok(None)`.
     pub fn asker(&self, netns: u64, peer: SocketAddr) -> Result<Option<Asker>, TableError> {
-        match self.map.get(&FlowKey::new(netns, peer.into()), 0) {
+        match self.map.get(&FlowKey::socket(netns, peer.into()), 0) {
             Ok(asker) => Ok(Some(asker)),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(at(map::QUERIES)(error)),

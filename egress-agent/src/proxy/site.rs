@@ -95,18 +95,19 @@ impl Site {
         *self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Explains an accepted connection: takes its flow and names its workload.
+    /// Explains a connection from `peer` that was accepted at `listener`: takes its flow and names its workload.
     ///
     /// # Errors
     /// There is no explanation; the connection must be closed.
     pub fn explain(
         &self,
         peer: SocketAddr,
+        listener: SocketAddr,
         flows: &RefCell<FlowTable>,
         identities: &Identities,
         services: &Arc<Services>,
     ) -> Result<Connection, Unexplained> {
-        let flow = match flows.borrow_mut().take(self.netns.cookie(), peer) {
+        let flow = match flows.borrow_mut().take(self.netns.cookie(), peer, listener) {
             Ok(Some(flow)) => flow,
             Ok(None) => return Err(Unexplained::NoFlow),
             Err(error) => {

@@ -331,7 +331,17 @@ async fn converse(
 ) {
     let counts = Arc::clone(&context.counts);
     counts.accepted.fetch_add(1, Ordering::Relaxed);
-    let explained = site.explain(peer, &tables.flows, &context.identities, &context.services);
+    let explained = match stream.local_addr() {
+        Ok(listener) => site.explain(
+            peer,
+            listener,
+            &tables.flows,
+            &context.identities,
+            &context.services,
+        ),
+        // Reset already: there is nothing left to explain.
+        Err(_) => Err(Unexplained::NoFlow),
+    };
     let drain = context.drain.clone();
     // A tunnel may live for hours: it keeps neither the table nor the listener's context.
     drop((tables, site, context));
