@@ -171,7 +171,11 @@ impl Body for StreamBody {
                 account.is_complete = frame.is_trailers()
                     || match source {
                         Source::Page(_) => true,
-                        Source::Origin { body, .. } => body.is_end_stream(),
+                        // The announced length is the whole of it: an origin may send the flag in an empty frame behind
+                        // the last byte, and a client that counts need not wait for that.
+                        Source::Origin { body, .. } => {
+                            body.is_end_stream() || body.size_hint().exact() == Some(0)
+                        }
                     };
             }
             Some(Err(_)) => account.cut = Some(Ending::OriginAborted),
