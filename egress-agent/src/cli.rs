@@ -7,6 +7,7 @@ mod exec;
 mod explain;
 mod launch;
 mod parse;
+mod probe;
 mod run;
 mod status;
 
@@ -15,6 +16,7 @@ pub use exec::ExecArgs;
 pub use explain::ExplainArgs;
 pub use launch::LaunchArgs;
 pub use parse::Labels;
+pub use probe::ProbeArgs;
 pub use run::RunArgs;
 pub use status::{CleanupArgs, Output, StatusArgs};
 
@@ -36,6 +38,7 @@ pub enum Command {
     Explain(ExplainArgs),
     #[command(hide = true)]
     Launch(LaunchArgs),
+    Probe(ProbeArgs),
     Run(RunArgs),
     Status(StatusArgs),
 }

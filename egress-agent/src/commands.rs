@@ -7,6 +7,7 @@ mod explain;
 mod launch;
 #[cfg(test)]
 mod manual;
+mod probe;
 mod run;
 mod status;
 
@@ -25,6 +26,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Exec(args) => Ok(exec::run(&args)),
         Command::Explain(args) => explain::explain(&args, &mut io::stdout().lock()),
         Command::Launch(args) => launch::run(&args),
+        Command::Probe(args) => Ok(probe::run(&args)),
         Command::Run(args) => run::run(args),
         Command::Status(args) => status::run(&args),
     }

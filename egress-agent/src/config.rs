@@ -63,6 +63,8 @@ pub struct Config {
     pub on_log_failure: OnLogFailure,
     /// How long open connections may take to end after SIGTERM.
     pub drain_seconds: u64,
+    /// What becomes of the enforcement after SIGTERM.
+    pub on_stop: OnStop,
     /// Bounds of the data path.
     pub limits: LimitEntries,
 }
@@ -109,6 +111,17 @@ pub struct LimitEntries {
     connections_per_workload: u32,
 }
 
+/// What becomes of the enforcement when the agent is asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnStop {
+    /// It ends: workloads are free.
+    #[default]
+    Remove,
+    /// It stays: connects wait for the next agent.
+    Hold,
+}
+
 /// What happens to new connections while an access log cannot be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -138,6 +151,7 @@ impl Default for Config {
             strip_query_terms: false,
             on_log_failure: OnLogFailure::default(),
             drain_seconds: 30,
+            on_stop: OnStop::default(),
             limits: LimitEntries::default(),
         }
     }

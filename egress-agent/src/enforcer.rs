@@ -170,6 +170,25 @@ impl Enforcer {
         Ok(())
     }
 
+    /// Stops, and leaves everything in force for a successor: new connects are held until it comes, and open connections
+    /// may end by themselves within `grace`.
+    ///
+    /// # Errors
+    /// A worker failed.
+    pub async fn leave(mut self, grace: Duration) -> anyhow::Result<()> {
+        self.sites.hold_all().await;
+        self.drain.start(grace);
+        let workers = self.workers;
+        tokio::task::spawn_blocking(move || workers.join())
+            .await
+            .context("a worker failed")?;
+        self.reports.fetch();
+        if let Err(unwritten) = self.services.log.close(LOG_PATIENCE) {
+            tracing::error!(error = %unwritten, "the access log did not take everything");
+        }
+        Ok(())
+    }
+
     /// After a hand-over: lets open connections end by themselves within `grace`, or until `stop` is ready, and removes
     /// nothing. New policies reach them still.
     ///

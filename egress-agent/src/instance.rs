@@ -214,6 +214,12 @@ impl Found {
     }
 }
 
+/// Where the instance `name` is asked for its status.
+#[must_use]
+pub fn control_socket(name: &str) -> PathBuf {
+    socket_in(&Path::new(DIRECTORY).join(name))
+}
+
 /// Where the instance `name` listens for a successor.
 #[must_use]
 pub fn handover_socket(name: &str) -> PathBuf {

@@ -23,4 +23,4 @@ mod worker;
 
 pub use connection::{Connection, Services};
 pub use site::{Asked, Site, Unexplained};
-pub use worker::{WorkerContext, WorkerCounts, Workers};
+pub use worker::{PROBE, Stop, WorkerContext, WorkerCounts, Workers};

@@ -1,6 +1,6 @@
 //! What an agent says of itself: the document behind `status`.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,9 @@ pub struct Status {
     pub policy_error: Option<String>,
     /// Network namespaces with listeners.
     pub namespaces: u64,
+    /// The listeners in the agent's own network namespace, one a worker.
+    #[serde(default)]
+    pub listeners: Vec<SocketAddr>,
     /// Connections by state and fate.
     pub connections: Connections,
     /// Queries of workloads.

@@ -114,7 +114,15 @@ impl<'w> Daemon<'w> {
     /// # Panics
     /// It was dead already.
     pub fn kill(&self) {
-        self.running.signal(Signal::SIGKILL);
+        self.end_by(Signal::SIGKILL);
+    }
+
+    /// Sends it `signal`; when this returns it has ended.
+    ///
+    /// # Panics
+    /// It was dead already.
+    pub fn end_by(&self, signal: Signal) {
+        self.running.signal(signal);
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
         waitid(Id::Pid(self.running.pid()), flags).expect("it is our child");
     }

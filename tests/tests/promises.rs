@@ -17,6 +17,7 @@ mod exec;
 mod exec_privileges;
 mod failures;
 mod full_disk;
+mod hold;
 mod http;
 mod http2;
 mod http_transport;
@@ -57,6 +58,7 @@ fn all() -> Vec<Promise> {
         access_log::promises(),
         daemon::promises(),
         life::promises(),
+        hold::promises(),
         dns::promises(),
         load::promises(),
         errors::promises(),

@@ -14,6 +14,10 @@ pub struct RunArgs {
     /// If an agent of the same name is running, take over from it: no connect is refused and no connection is cut meanwhile
     #[arg(long)]
     pub take_over: bool,
+    /// Put the kernel's part in force and end: connects wait until an agent serves them. For a machine's boot, before
+    /// anything can run that is to be enforced
+    #[arg(long, conflicts_with = "take_over")]
+    pub hold: bool,
     /// The cgroup whose members are enforced: a path below the cgroup2 mount, or a directory
     #[arg(long, value_name = "PATH")]
     pub cgroup: Option<PathBuf>,

@@ -25,6 +25,9 @@ pub struct StatusArgs {
 /// the processes that an `exec` left in its cgroup. Living agents are not touched.
 #[derive(Debug, clap::Args)]
 pub struct CleanupArgs {
+    /// Stay afterwards, until SIGTERM: for a DaemonSet, whose rollout then tells that every node is clean
+    #[arg(long)]
+    pub stay: bool,
     /// Only these instances; without a name all that are dead
     #[arg(value_name = "INSTANCE")]
     pub instances: Vec<String>,

@@ -3,6 +3,7 @@
 use std::{fs, io, process::ExitCode};
 
 use anyhow::Context;
+use nix::sys::signal::{SigSet, Signal};
 
 use super::exec::cgroup::OwnCgroup;
 use crate::{
@@ -19,6 +20,10 @@ use crate::{
 #[expect(clippy::print_stdout, reason = "a verb that answers a person")]
 pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
     kernel::require()?;
+    if args.stay {
+        // Blocked from the begin: the first process of a container has no default for a signal.
+        SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_block()?;
+    }
     let mut failed = None;
     for found in instance::find_all()? {
         let name = found.name.clone();
@@ -37,7 +42,13 @@ pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    if args.stay {
+        SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).wait()?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn clean(found: Found) -> anyhow::Result<()> {

@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     access_log::{AccessLog, Options},
     cli::RunArgs,
-    config::Config,
+    config::{Config, OnStop},
     dns::{ForwardSettings, Forwarder, NameTable},
     enforcer::{Claim, Enforcer, EnforcerSettings, Predecessor, Served, Update},
     instance::Instance,
@@ -40,13 +40,14 @@ const UPDATES: usize = 4;
 /// # Errors
 /// What is missing or wrong, in a sentence; nothing has been changed then.
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let take_over = args.take_over;
+    let (take_over, hold) = (args.take_over, args.hold);
     let config = configuration(args)?;
     kernel::require()?;
+    kernel::require_lasting_pins()?;
     let cgroup = enforced_cgroup(&config)?;
     raise_descriptor_limit();
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(daemon(config, cgroup, take_over))
+    runtime.block_on(daemon(config, cgroup, take_over, hold))
 }
 
 /// A tunnel takes two descriptors, and the soft limit is 1024 by default, for the sake of programs that use select(2).
@@ -93,7 +94,7 @@ fn enforced_cgroup(config: &Config) -> anyhow::Result<PathBuf> {
     fs::canonicalize(&directory).with_context(|| format!("cannot open {}", directory.display()))
 }
 
-async fn daemon(config: Config, cgroup: PathBuf, take_over: bool) -> anyhow::Result<ExitCode> {
+async fn daemon(config: Config, cgroup: PathBuf, take_over: bool, hold: bool) -> anyhow::Result<ExitCode> {
     let mut stop_signals = StopSignals::listen()?;
     let mut reload_signal = signal(SignalKind::hangup())?;
     let source = source(&config);
@@ -112,6 +113,10 @@ async fn daemon(config: Config, cgroup: PathBuf, take_over: bool) -> anyhow::Res
         services,
     };
     let mut enforcer = Enforcer::start(claim, settings)?;
+    if hold {
+        enforcer.leave(Duration::ZERO).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     tracing::info!(cgroup = %cgroup.display(), "enforcing");
 
     let (updates, mut updated) = mpsc::channel(UPDATES);
@@ -147,8 +152,14 @@ async fn daemon(config: Config, cgroup: PathBuf, take_over: bool) -> anyhow::Res
         return Ok(ExitCode::SUCCESS);
     }
     let mut second_signal = StopSignals::listen()?;
+    let ending = async {
+        match config.on_stop {
+            OnStop::Remove => enforcer.stop(grace).await,
+            OnStop::Hold => enforcer.leave(grace).await,
+        }
+    };
     tokio::select! {
-        stopped = enforcer.stop(grace) => stopped?,
+        stopped = ending => stopped?,
         // Whoever sends it will not wait.
         () = second_signal.recv() => bail!("stopped before the open connections had ended: run `egress-agent cleanup`"),
     }

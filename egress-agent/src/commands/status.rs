@@ -52,7 +52,11 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn ask(socket: &Path) -> anyhow::Result<Status> {
+/// Asks the agent behind a control socket.
+///
+/// # Errors
+/// It does not answer, or not in words that this version knows.
+pub(super) fn ask(socket: &Path) -> anyhow::Result<Status> {
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut text = String::new();

@@ -111,6 +111,7 @@ impl Enforcer {
             policies: self.services.policy.load().counts().policies as u64,
             policy_error: self.policy_error.clone(),
             namespaces: self.sites.len() as u64,
+            listeners: self.sites.at_home(),
             connections: Connections {
                 open: counts.open.load(Relaxed),
                 accepted: counts.accepted.load(Relaxed),

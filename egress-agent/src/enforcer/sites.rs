@@ -3,10 +3,11 @@
 use std::{
     collections::HashMap,
     fs, io,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use egress_common::{dns::HeldQuery, event::ListenerWanted};
@@ -17,11 +18,16 @@ use crate::{
     kernel::ListenerTable,
     netns::Netns,
     proxy::{
-        Site, Workers,
+        Site, Stop, Workers,
         leg::LegSettings,
         listener::{self, Bound},
     },
 };
+
+/// The time between the judgement of a connect and its SYN, generously.
+const UNDER_WAY: Duration = Duration::from_millis(20);
+/// How long a worker may take to serve what waits in a namespace's sockets.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The namespaces that have listeners.
 #[derive(Debug)]
@@ -44,7 +50,7 @@ struct OpenSite {
     keep: bool,
     /// Seen without a member at the last sweep. Two sweeps in a row close it: a runtime may be between two processes.
     unused: bool,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Stop>,
 }
 
 impl Sites {
@@ -173,11 +179,38 @@ impl Sites {
         self.open.len()
     }
 
+    /// Where it listens in the agent's own namespace.
+    #[must_use]
+    pub(super) fn at_home(&self) -> Vec<SocketAddr> {
+        let home = self.open.values().filter(|open| open.keep);
+        home.flat_map(|open| &open.listeners)
+            .filter_map(|listener| listener.local_addr().ok())
+            // The same workers serve the others.
+            .filter(SocketAddr::is_ipv4)
+            .collect()
+    }
+
     /// Closes all; what was accepted goes on. The kernel's table keeps its entries, so that new connects are sent to
     /// closed ports and refused at once; without an entry they would be held.
     pub(super) fn close_all(&mut self) {
         for (_, open) in self.open.drain() {
-            open.stop.send_replace(true);
+            open.stop.send_replace(Stop::Now);
+        }
+    }
+
+    /// Closes all, for a successor that is not there yet: new connects are held, and what has connected already is served.
+    pub(super) async fn hold_all(&mut self) {
+        for open in self.open.values() {
+            open.site.withdraw();
+        }
+        // A connect that was judged before has yet to send its SYN.
+        tokio::time::sleep(UNDER_WAY).await;
+        for (_, open) in self.open.drain() {
+            open.stop.send_replace(Stop::WhenEmpty);
+            // A worker that hangs must not keep the others' connections from their end.
+            if tokio::time::timeout(PATIENCE, open.stop.closed()).await.is_err() {
+                tracing::warn!("a worker does not let go of its listeners");
+            }
         }
     }
 
@@ -196,7 +229,7 @@ impl Sites {
             if abandoned {
                 tracing::debug!(cookie, "closing the listeners of an abandoned network namespace");
                 open.site.withdraw();
-                open.stop.send_replace(true);
+                open.stop.send_replace(Stop::Now);
             }
             !abandoned
         });
@@ -229,7 +262,7 @@ impl Sites {
     /// Stops accepting. The listeners stay open: connections wait in their queues.
     pub(super) fn pause(&self) {
         for open in self.open.values() {
-            open.stop.send_replace(true);
+            open.stop.send_replace(Stop::Now);
         }
     }
 
@@ -239,7 +272,7 @@ impl Sites {
     /// A worker does not take a listener.
     pub(super) fn resume(&mut self, workers: &Workers) -> io::Result<()> {
         for open in self.open.values_mut() {
-            let (stop, stopped) = watch::channel(false);
+            let (stop, stopped) = watch::channel(Stop::NotYet);
             workers.serve(
                 duplicates(&open.listeners)?,
                 open.site.duplicates()?,
@@ -260,7 +293,7 @@ impl Sites {
         let (cookie, inode, keep) = (netns.cookie(), netns.inode()?, netns.is_home());
         let table = Arc::clone(&self.table);
         let site = Arc::new(Site::publish(netns, bound.table, bound.datagrams, table)?);
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = watch::channel(Stop::NotYet);
         workers.serve(duplicates(&bound.listeners)?, site.duplicates()?, &site, &stopped)?;
         self.open.insert(
             cookie,

@@ -28,6 +28,12 @@ pub enum PinError {
         "no BPF file system at {BPFFS} and none can be mounted ({0}): mount one with `mount -t bpf bpf {BPFFS}`"
     )]
     NoBpffs(io::Error),
+    /// It could be mounted, and would be gone with the container.
+    #[error(
+        "no BPF file system at {BPFFS} in this container: mount one on the node (`mount -t bpf bpf {BPFFS}`), and the \
+         node's {BPFFS} into the container"
+    )]
+    NotTheHosts,
     /// The directory cannot be made.
     #[error("{path}: {error}")]
     Directory {
@@ -55,6 +61,22 @@ pub fn bpffs_root() -> Result<PathBuf, PinError> {
         .map_err(|error| PinError::NoBpffs(error.into()))?;
     }
     Ok(Path::new(BPFFS).join("egress"))
+}
+
+/// Refuses a place for pins that ends with the caller's mounts: what a daemon leaves in force has to outlive its container.
+///
+/// # Errors
+/// See [`PinError::NotTheHosts`].
+pub fn require_lasting() -> Result<(), PinError> {
+    if is_bpffs(Path::new(BPFFS)) {
+        return Ok(());
+    }
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt"));
+    match (namespace("self"), namespace("1")) {
+        (Ok(own), Ok(first)) if own != first => Err(PinError::NotTheHosts),
+        // It will be mounted, among the mounts of the machine (or of a container that does not see the machine's).
+        _ => Ok(()),
+    }
 }
 
 impl PinDirectory {

@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     connection::{Connection, Services},
     site::{Asked, Site},
-    worker::WorkerContext,
+    worker::{Stop, WorkerContext},
 };
 use crate::{
     dns::{Asking, Transport, relay},
@@ -59,7 +59,7 @@ impl NameService {
     pub(super) async fn serve(
         self,
         socket: StdUdpSocket,
-        mut stop: watch::Receiver<bool>,
+        mut stop: watch::Receiver<Stop>,
         queries: &QueryTable,
     ) {
         let socket = match UdpSocket::from_std(socket) {
@@ -74,7 +74,7 @@ impl NameService {
         loop {
             let received = tokio::select! {
                 biased;
-                _changed = stop.changed() => return,
+                _changed = stop.changed() => break,
                 received = socket.recv_from(&mut buffer) => received,
                 Some(_ended) = answering.join_next(), if !answering.is_empty() => continue,
             };
@@ -87,6 +87,15 @@ impl NameService {
                 Err(error) => tracing::debug!(%error, "the name service received an error"),
             }
         }
+        if *stop.borrow() != Stop::WhenEmpty {
+            return;
+        }
+        while let Ok((length, peer)) = socket.try_recv_from(&mut buffer) {
+            let query = buffer.get(..length).unwrap_or_default().to_vec();
+            self.take(&mut answering, &socket, queries, query, peer);
+        }
+        // Each is bounded by the time that its servers have.
+        while answering.join_next().await.is_some() {}
     }
 
     fn take(

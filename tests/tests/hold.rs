@@ -1,0 +1,122 @@
+//! The time between two agents, when the first is asked to stop and leaves everything in force for the second.
+
+use std::fs;
+
+use egress_tests::{
+    agent::verb,
+    clients::curl,
+    daemon::Daemon,
+    lab::{World, traces::attached},
+    looping::Looping,
+    promises,
+};
+use nix::sys::signal::Signal;
+
+promises![
+    a_successor_serves_what_waited_for_it,
+    a_machine_holds_before_there_is_an_agent,
+    the_probe_tells_whether_an_agent_serves,
+];
+
+async fn a_successor_serves_what_waited_for_it() {
+    let world = World::new().await;
+    let second = world.another_client("second", 3).await;
+    let _good = world.http("good.test").await;
+    let other = world.http("other.test").await;
+    let mut daemon = Daemon::start(&world, "onStop: hold\ndrainSeconds: 10").await;
+    let allowed = world.sockets("good.test", 80)[0];
+    let denied = world.sockets("other.test", 80)[0];
+    let passing = Looping::start(&world, &daemon, "a", &second, allowed, "good.test").await;
+    let refused = Looping::start(&world, &daemon, "a", &second, denied, "other.test").await;
+    for _ in 0..3 {
+        daemon.end_by(Signal::SIGTERM);
+        assert!(daemon.pins().is_dir(), "what enforces stays");
+        let (successor, old) = daemon.succeed(&[]).await;
+        old.finish().await.succeeded();
+        passing.goes_on(60).await;
+        refused.goes_on(60).await;
+        daemon = successor;
+    }
+    let (passing, refused) = (passing.end().await, refused.end().await);
+    passing.were_only(&["200"]);
+    refused.were_only(&["403"]);
+    other.was_never_reached().await;
+    assert!(passing.slowest < 20.0, "{passing:?}");
+    let status = daemon.status().await.unwrap_or_default();
+    assert_eq!(status["generation"], 4, "{status}");
+    let (pins, state, instance) = (daemon.pins(), daemon.state(), daemon.instance.clone());
+    daemon.stop().await.succeeded();
+    assert!(pins.is_dir(), "this one leaves everything, too");
+    clean(&world, &instance).await;
+    assert!(!pins.exists() && !state.exists());
+}
+
+async fn a_machine_holds_before_there_is_an_agent() {
+    let world = World::new().await;
+    let second = world.another_client("second", 3).await;
+    let good = world.http("good.test").await;
+    let other = world.http("other.test").await;
+    // For its configuration, and where everything is.
+    let daemon = Daemon::start(&world, "onStop: hold").await;
+    daemon.end_by(Signal::SIGTERM);
+    clean(&world, &daemon.instance).await;
+    assert_eq!(attached(&daemon.tree).await, "", "a machine that has just booted");
+
+    let hold = daemon.rival(&daemon.tree, &["--hold"]);
+    hold.finish().await.succeeded();
+    let waits = |origin: &str| {
+        let client = curl(&world).words(&format!(
+            "--ipv4 --max-time 60 --output /dev/null --write-out %{{http_code}} http://{origin}/"
+        ));
+        world.start_in(&second, &daemon.tree.join("a"), &client)
+    };
+    let (allowed, denied) = (waits("good.test"), waits("other.test"));
+    let (daemon, old) = daemon.succeed(&[]).await;
+    old.finish().await.succeeded();
+    assert_eq!(allowed.finish().await.text(), "200");
+    assert_eq!(denied.finish().await.text(), "403");
+    assert_eq!(good.requests().await.len(), 1);
+    other.was_never_reached().await;
+    let instance = daemon.instance.clone();
+    daemon.stop().await.succeeded();
+    clean(&world, &instance).await;
+}
+
+async fn the_probe_tells_whether_an_agent_serves() {
+    let world = World::new().await;
+    let daemon = Daemon::start(&world, "").await;
+    let probe = async || {
+        verb(&world, &world.client, &["probe", &daemon.instance])
+            .start()
+            .finish()
+            .await
+    };
+    probe().await.succeeded();
+    let status = daemon.status().await.unwrap_or_default();
+    assert_eq!(
+        status["connections"]["no_flow"], 0,
+        "nobody has to wonder about them: {status}"
+    );
+    assert!(status["connections"]["accepted"].as_u64() > Some(0), "{status}");
+    // A process that is there and does nothing.
+    daemon.running.signal(Signal::SIGSTOP);
+    let stopped = probe().await;
+    daemon.running.signal(Signal::SIGCONT);
+    assert!(stopped.stderr.contains("does not answer"), "{}", stopped.stderr);
+    daemon.kill();
+    let dead = probe().await;
+    assert!(dead.stderr.contains("does not answer"), "{}", dead.stderr);
+    assert!(fs::metadata(daemon.pins()).is_ok(), "dead, and in force");
+    let instance = daemon.instance.clone();
+    daemon.running.finish().await;
+    clean(&world, &instance).await;
+}
+
+async fn clean(world: &World, instance: &str) {
+    let words = ["cleanup", instance];
+    verb(world, &world.client, &words)
+        .start()
+        .finish()
+        .await
+        .succeeded();
+}
