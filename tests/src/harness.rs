@@ -51,6 +51,7 @@ macro_rules! promises {
     };
     (@one $name:ident) => { $crate::promises!(@make $name, &[], false) };
     (@one $name:ident : alone) => { $crate::promises!(@make $name, &[], true) };
+    (@one $name:ident : [$need:expr, alone]) => { $crate::promises!(@make $name, &[$need], true) };
     (@one $name:ident : [$($need:expr),+]) => { $crate::promises!(@make $name, &[$($need),+], false) };
     (@make $name:ident, $needs:expr, $alone:expr) => {
         $crate::harness::Promise {
@@ -64,24 +65,32 @@ macro_rules! promises {
 
 /// Runs what the command line asks for and ends the program.
 pub fn run(promises: Vec<Promise>) -> ! {
+    run_within(promises, DEADLINE)
+}
+
+/// The same for tests that may take longer.
+pub fn run_within(promises: Vec<Promise>, deadline: Duration) -> ! {
     let arguments = Arguments::from_args();
-    let trials = promises.into_iter().map(trial).collect();
+    let trials = promises
+        .into_iter()
+        .map(|promise| trial(promise, deadline))
+        .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     remove_all_left();
     conclusion.exit()
 }
 
-fn trial(promise: Promise) -> Trial {
+fn trial(promise: Promise, deadline: Duration) -> Trial {
     let name = promise.short_name();
     let missing = promise.needs.iter().find_map(|need| need.missing());
     if let Some(what) = missing {
         eprintln!("{name} is ignored: {what}");
     }
-    Trial::test(name, move || check(name, &promise)).with_ignored_flag(missing.is_some())
+    Trial::test(name, move || check(name, &promise, deadline)).with_ignored_flag(missing.is_some())
 }
 
 /// Runs one test on a thread of its own, so that a hang is a failure with a name and not a silent CI job.
-fn check(name: &'static str, promise: &Promise) -> Result<(), Failed> {
+fn check(name: &'static str, promise: &Promise, deadline: Duration) -> Result<(), Failed> {
     let test = promise.test;
     // Taken here, so that the wait for it does not count as the test's.
     let _turn = turn(promise.alone);
@@ -97,12 +106,12 @@ fn check(name: &'static str, promise: &Promise) -> Result<(), Failed> {
         // The receiver is gone only when the deadline has passed and the failure is told.
         drop(done.send(result));
     })?;
-    match is_done.recv_timeout(DEADLINE) {
+    match is_done.recv_timeout(deadline) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(panic)) => Err(Failed::from(message(panic.as_ref()))),
         Err(_) => Err(Failed::from(format!(
             "did not end within {} s",
-            DEADLINE.as_secs()
+            deadline.as_secs()
         ))),
     }
 }

@@ -11,6 +11,7 @@ pub mod agent;
 pub mod bytes;
 pub mod certificates;
 pub mod clients;
+pub mod cluster;
 pub mod daemon;
 pub mod dns;
 pub mod harness;

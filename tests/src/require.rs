@@ -28,6 +28,8 @@ pub enum Need {
     Smc,
     /// RxRPC (CONFIG_AF_RXRPC).
     Rxrpc,
+    /// A Kubernetes whose nodes are this machine's: started by `cargo xtask cluster`, and not named by KUBECONFIG.
+    Nodes,
 }
 
 impl Need {
@@ -61,6 +63,10 @@ impl Need {
             Self::Rxrpc => (
                 has_socket(Domain::from(33), Type::DGRAM, 2),
                 "the kernel has no RxRPC",
+            ),
+            Self::Nodes => (
+                crate::cluster::has_nodes(),
+                "the nodes of the cluster cannot be entered",
             ),
             Self::Ipv6 => (Path::new("/proc/sys/net/ipv6").exists(), "the kernel has no IPv6"),
         };

@@ -42,7 +42,14 @@ pub(crate) fn agent(release: bool) -> Result<PathBuf> {
 pub(crate) fn tests() -> Result<PathBuf> {
     let mut cargo = workspace::cargo("test");
     cargo
-        .args(["--locked", "--no-run", "--package", "egress-tests"])
+        .args([
+            "--locked",
+            "--no-run",
+            "--package",
+            "egress-tests",
+            "--test",
+            "promises",
+        ])
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit());
     let output = cargo.output().context("cannot run cargo")?;

@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod cluster;
 mod demo;
+mod image;
 mod lint;
 mod progress;
 mod run;
@@ -37,6 +39,10 @@ enum Verb {
     Test(test::Arguments),
     /// Run the tests of the kernel programs on other kernels, in qemu: `cargo xtask vm 6.1 newest -- sockets::`
     Vm(vm::Arguments),
+    /// Write the agent's container image, without a container engine (about 5 min the first time)
+    Image(image::Arguments),
+    /// Run the image on a real Kubernetes, two nodes on this machine: `cargo xtask cluster test`
+    Cluster(cluster::Arguments),
     /// Check formatting, lints, dependencies, the order of the modules and the words (about 3 min)
     Lint,
     /// Build the agent and run it with these arguments: `cargo xtask run -- exec --allow example.org -- curl
@@ -51,6 +57,8 @@ fn main() -> ExitCode {
         Verb::Demo => demo::verb(),
         Verb::Test(arguments) => test::verb(&arguments),
         Verb::Vm(arguments) => vm::verb(&arguments),
+        Verb::Image(arguments) => image::verb(&arguments),
+        Verb::Cluster(arguments) => cluster::verb(&arguments),
         Verb::Lint => lint::verb(),
         Verb::Run(arguments) => run::verb(&arguments),
     };

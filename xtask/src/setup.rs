@@ -24,14 +24,20 @@ pub(crate) enum Purpose {
     Lint,
     /// Run tests on other kernels.
     Vm,
+    /// Write container images.
+    Image,
+    /// Run tests on Kubernetes.
+    Cluster,
 }
 
-const ALL: [Purpose; 5] = [
+const ALL: [Purpose; 7] = [
     Purpose::Build,
     Purpose::Demo,
     Purpose::Test,
     Purpose::Lint,
     Purpose::Vm,
+    Purpose::Image,
+    Purpose::Cluster,
 ];
 
 /// What could not be installed, and what the person types to have it.

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test there is, and one line at the end that sums them up.
 
 pub(crate) mod required;
-mod runner;
+pub(crate) mod runner;
 pub(crate) mod tally;
 
 use std::process::ExitCode;
@@ -48,7 +48,7 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// The last line, which CI reads, and the exit status that agrees with it.
-fn close(tally: &Tally, complaints: &[String]) -> ExitCode {
+pub(crate) fn close(tally: &Tally, complaints: &[String]) -> ExitCode {
     println!();
     for (name, why) in tally.not_passed() {
         println!("{why}: {name}");

@@ -39,7 +39,7 @@ const fn program(
     }
 }
 
-const PROGRAMS: [Program; 22] = [
+const PROGRAMS: [Program; 32] = [
     program("ip", Purpose::Demo, &["iproute2"], "iproute"),
     program("nsenter", Purpose::Demo, &["util-linux"], "util-linux-core"),
     program("curl", Purpose::Demo, &["curl"], "curl"),
@@ -94,6 +94,18 @@ const PROGRAMS: [Program; 22] = [
     // The kernels are Debian's packages, wherever they run.
     program("apt-get", Purpose::Vm, &["apt"], "apt"),
     program("dpkg-deb", Purpose::Vm, &["dpkg"], "dpkg"),
+    program("readelf", Purpose::Image, &["binutils"], "binutils"),
+    // kube-proxy's.
+    program("iptables", Purpose::Cluster, &["iptables"], "iptables-nft"),
+    program("conntrack", Purpose::Cluster, &["conntrack"], "conntrack-tools"),
+    program("openssl", Purpose::Cluster, &["openssl"], "openssl"),
+    program("tar", Purpose::Cluster, &["tar"], "tar"),
+    program("xz", Purpose::Cluster, &["xz-utils"], "xz"),
+    program("ldd", Purpose::Cluster, &["libc-bin"], "glibc-common"),
+    program("python3", Purpose::Cluster, &["python3"], "python3"),
+    // etcd, containerd and runc are Debian's packages, wherever they run.
+    program("apt-get", Purpose::Cluster, &["apt"], "apt"),
+    program("dpkg-deb", Purpose::Cluster, &["dpkg"], "dpkg"),
 ];
 
 /// How many programs `purposes` want.

@@ -20,14 +20,23 @@ const IN_GUESTS: &str = "@vm";
 
 impl Required {
     pub(crate) fn read() -> Result<Self> {
-        let path = workspace::root().join("tests/required.txt");
+        Self::in_file("tests/required.txt")
+    }
+
+    /// The tests on Kubernetes.
+    pub(crate) fn of_cluster() -> Result<Self> {
+        Self::in_file("tests/cluster/required.txt")
+    }
+
+    fn in_file(name: &str) -> Result<Self> {
+        let path = workspace::root().join(name);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Self::parse(&text))
     }
 
     /// What is wrong with a run of all tests. A person's kernel may rightly lack what a test needs, and the skip is
     /// reported; CI's has everything, so there (`strict`) a skip is a failure.
-    pub(super) fn complaints(&self, ran: &Tally, strict: bool) -> Vec<String> {
+    pub(crate) fn complaints(&self, ran: &Tally, strict: bool) -> Vec<String> {
         let not_run = self.names.iter().filter_map(|name| match ran.ending(name) {
             Some(Ending::Passed | Ending::Failed) => None,
             Some(Ending::Skipped) if self.guests.contains(name) => None,
@@ -36,7 +45,7 @@ impl Required {
         });
         let unknown = ran.names().filter(|name| !self.names.contains(*name));
         not_run
-            .chain(unknown.map(|name| format!("not in tests/required.txt: {name}")))
+            .chain(unknown.map(|name| format!("not in the list of required tests: {name}")))
             .collect()
     }
 
@@ -110,6 +119,6 @@ mod tests {
     fn a_test_that_the_list_does_not_name_is_a_complaint() {
         let complaints =
             Required::parse("tls::a\n").complaints(&ran("test tls::a ... ok\ntest tls::b ... ok\n"), false);
-        assert_eq!(complaints, ["not in tests/required.txt: tls::b"]);
+        assert_eq!(complaints, ["not in the list of required tests: tls::b"]);
     }
 }

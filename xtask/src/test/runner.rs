@@ -12,7 +12,7 @@ use super::tally::{Ending, Tally};
 use crate::workspace;
 
 /// A run's tests, and what is wrong with the run itself.
-type Ran = (Tally, Option<String>);
+pub(crate) type Ran = (Tally, Option<String>);
 
 /// The unit tests: by nextest, which runs them side by side across packages, where the person has it.
 pub(super) fn units(packages: &[&str], filters: &[String]) -> Result<Ran> {
@@ -65,7 +65,14 @@ pub(super) fn kernel(agent: &Path, filters: &[String]) -> Result<Ran> {
     for filter in filters {
         let mut cargo = workspace::cargo("test");
         cargo
-            .args(["--locked", "--package", "egress-tests", "--"])
+            .args([
+                "--locked",
+                "--package",
+                "egress-tests",
+                "--test",
+                "promises",
+                "--",
+            ])
             .args(filter)
             .env("EGRESS_AGENT", agent);
         let (tests, complaint) = run(&mut cargo, Stream::Stdout, Tally::read_libtest)?;
@@ -73,6 +80,11 @@ pub(super) fn kernel(agent: &Path, filters: &[String]) -> Result<Ran> {
         failure = failure.or(complaint);
     }
     Ok((all, failure))
+}
+
+/// A test program that prints as libtest does.
+pub(crate) fn program(command: &mut Command) -> Result<Ran> {
+    run(command, Stream::Stdout, Tally::read_libtest)
 }
 
 /// Where a runner prints its verdicts.

@@ -1,0 +1,3 @@
+{{- define "egress-enforcer.labels" -}}
+app.kubernetes.io/name: egress-agent
+{{- end -}}
