@@ -14,10 +14,15 @@ use std::{
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::{lab::cgroup::remove_all_left, require::Need};
+use crate::{
+    lab::cgroup::remove_all_left,
+    require::{Need, is_soak},
+};
 
 /// After this a test has failed, whatever it waits for.
 const DEADLINE: Duration = Duration::from_secs(150);
+/// The same for those that take long.
+const LONG_DEADLINE: Duration = Duration::from_secs(1800);
 
 /// A test under the name of what it promises.
 #[derive(Debug, Clone)]
@@ -65,7 +70,7 @@ macro_rules! promises {
 
 /// Runs what the command line asks for and ends the program.
 pub fn run(promises: Vec<Promise>) -> ! {
-    run_within(promises, DEADLINE)
+    run_within(promises, if is_soak() { LONG_DEADLINE } else { DEADLINE })
 }
 
 /// The same for tests that may take longer.

@@ -8,6 +8,7 @@
 )]
 
 pub mod agent;
+pub mod attacks;
 pub mod bytes;
 pub mod certificates;
 pub mod clients;

@@ -5,12 +5,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
+use serde::Deserialize;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// What a kernel or a machine may rightly lack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Need {
     /// Multipath TCP (Linux 5.6, CONFIG_MPTCP) and not switched off.
     Mptcp,
@@ -30,6 +32,16 @@ pub enum Need {
     Rxrpc,
     /// A Kubernetes whose nodes are this machine's: started by `cargo xtask cluster`, and not named by KUBECONFIG.
     Nodes,
+    /// UDP-Lite (removed in Linux 7.1).
+    UdpLite,
+    /// TUN devices (CONFIG_TUN), and /dev/net/tun.
+    Tun,
+    /// IP-in-IP tunnels (CONFIG_NET_IPIP).
+    IpTunnel,
+    /// A machine whose clock may be set: a guest of `cargo xtask vm`.
+    OwnClock,
+    /// More time than an ordinary run has: `cargo xtask soak`.
+    Time,
 }
 
 impl Need {
@@ -68,6 +80,24 @@ impl Need {
                 crate::cluster::has_nodes(),
                 "the nodes of the cluster cannot be entered",
             ),
+            Self::UdpLite => (
+                has_socket(Domain::IPV4, Type::DGRAM, 136),
+                "the kernel has no UDP-Lite",
+            ),
+            Self::Tun => (
+                fs::File::options()
+                    .read(true)
+                    .write(true)
+                    .open("/dev/net/tun")
+                    .is_ok(),
+                "the kernel has no TUN devices",
+            ),
+            Self::OwnClock => (
+                std::env::var_os("EGRESS_TESTS_GUEST").is_some(),
+                "the clock of this machine is not the tests' to set; `cargo xtask vm` does it",
+            ),
+            Self::Time => (is_soak(), "it takes long: `cargo xtask soak`"),
+            Self::IpTunnel => (has_ip_tunnels(), "the kernel has no IP-in-IP tunnels"),
             Self::Ipv6 => (Path::new("/proc/sys/net/ipv6").exists(), "the kernel has no IPv6"),
         };
         (!has).then_some(what)
@@ -77,6 +107,31 @@ impl Need {
 /// Whether the running kernel makes such sockets. Where the protocol is a module, asking for one loads it.
 fn has_socket(family: Domain, kind: Type, protocol: i32) -> bool {
     Socket::new(family, kind, Some(Protocol::from(protocol))).is_ok()
+}
+
+/// Whether this is a run of the tests that take long.
+#[must_use]
+pub fn is_soak() -> bool {
+    std::env::var_os("EGRESS_TESTS_SOAK").is_some()
+}
+
+/// Whether such a device can be made, in a network namespace that goes with the attempt.
+fn has_ip_tunnels() -> bool {
+    let made = Command::new(tool("unshare"))
+        .args([
+            "--net",
+            "ip",
+            "link",
+            "add",
+            "probe",
+            "type",
+            "ipip",
+            "remote",
+            "192.0.2.1",
+        ])
+        .stderr(Stdio::null())
+        .status();
+    made.is_ok_and(|status| status.success())
 }
 
 /// Whether the running kernel has a function of that name.

@@ -9,7 +9,9 @@
 )]
 
 mod access_log;
+mod attacks;
 mod clients;
+mod clock;
 mod daemon;
 mod dns;
 mod errors;
@@ -21,11 +23,14 @@ mod hold;
 mod http;
 mod http2;
 mod http_transport;
+mod inbound;
 mod lab;
 mod life;
 mod load;
 mod programs;
+mod protocols;
 mod redirect;
+mod soak;
 mod sockets;
 mod squid_oracle;
 mod tls;
@@ -44,6 +49,7 @@ fn main() {
 fn all() -> Vec<Promise> {
     [
         promises(),
+        attacks::promises(),
         lab::promises(),
         redirect::promises(),
         sockets::promises(),
@@ -66,6 +72,10 @@ fn all() -> Vec<Promise> {
         full_disk::promises(),
         programs::promises(),
         squid_oracle::promises(),
+        inbound::promises(),
+        protocols::promises(),
+        soak::promises(),
+        clock::promises(),
     ]
     .concat()
 }

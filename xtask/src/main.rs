@@ -10,6 +10,7 @@ mod lint;
 mod progress;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 mod workspace;
@@ -37,6 +38,8 @@ enum Verb {
     Demo,
     /// Run all tests: the unit tests, then those on the real kernel (root; about 10 min)
     Test(test::Arguments),
+    /// Run the tests that take long, and print what they have measured (root; about 15 min)
+    Soak,
     /// Run the tests of the kernel programs on other kernels, in qemu: `cargo xtask vm 6.1 newest -- sockets::`
     Vm(vm::Arguments),
     /// Write the agent's container image, without a container engine (about 5 min the first time)
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Build(arguments) => build::verb(&arguments),
         Verb::Demo => demo::verb(),
         Verb::Test(arguments) => test::verb(&arguments),
+        Verb::Soak => soak::verb(),
         Verb::Vm(arguments) => vm::verb(&arguments),
         Verb::Image(arguments) => image::verb(&arguments),
         Verb::Cluster(arguments) => cluster::verb(&arguments),

@@ -1,10 +1,11 @@
 //! `cargo xtask test`: every test there is, and one line at the end that sums them up.
 
+mod attacks;
 pub(crate) mod required;
 pub(crate) mod runner;
 pub(crate) mod tally;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use anyhow::Result;
 use clap::Args;
@@ -36,7 +37,7 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
 
     println!("== tests on the real kernel");
     let agent = build::agent(false)?;
-    let (kernel, failure) = runner::kernel(&agent, &arguments.filters)?;
+    let (kernel, failure) = runner::kernel(&agent, &arguments.filters, &[])?;
     complaints.extend(failure);
 
     if arguments.filters.is_empty() {
@@ -47,9 +48,19 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
     Ok(close(&units.with(kernel), &complaints))
 }
 
+/// The tests of those names on the real kernel, for another verb.
+pub(crate) fn on_the_kernel(
+    agent: &Path,
+    names: &[String],
+    variables: &[(&str, &str)],
+) -> Result<(Tally, Option<String>)> {
+    runner::kernel(agent, names, variables)
+}
+
 /// The last line, which CI reads, and the exit status that agrees with it.
 pub(crate) fn close(tally: &Tally, complaints: &[String]) -> ExitCode {
     println!();
+    print!("{}", tally.attacks());
     for (name, why) in tally.not_passed() {
         println!("{why}: {name}");
     }

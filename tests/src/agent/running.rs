@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     clients::Client,
     lab::{Place, World},
-    require::tool,
+    require::{is_soak, tool},
 };
 
 /// A process that does not end within this hangs.
@@ -239,7 +239,8 @@ impl Running<'_> {
     /// # Panics
     /// It does not end in good time.
     pub async fn finish(mut self) -> Finished {
-        let Ok(status) = timeout(PATIENCE, self.child.wait()).await else {
+        let patience = if is_soak() { 10 * PATIENCE } else { PATIENCE };
+        let Ok(status) = timeout(patience, self.child.wait()).await else {
             panic!(
                 "does not end: {}\nstdout: {}\nstderr: {}",
                 self.name,

@@ -39,7 +39,7 @@ const fn program(
     }
 }
 
-const PROGRAMS: [Program; 32] = [
+const PROGRAMS: [Program; 34] = [
     program("ip", Purpose::Demo, &["iproute2"], "iproute"),
     program("nsenter", Purpose::Demo, &["util-linux"], "util-linux-core"),
     program("curl", Purpose::Demo, &["curl"], "curl"),
@@ -81,6 +81,12 @@ const PROGRAMS: [Program; 32] = [
     // The oracle for the access log's formats. It is asked as an ordinary proxy, but the log's TLS fields
     // want the build with TLS.
     program("squid", Purpose::Test, &["squid-openssl"], "squid"),
+    // Real servers of protocols that carry no name.
+    Program {
+        serves: |_| has_postgres_server(),
+        ..program("psql", Purpose::Test, &["postgresql"], "postgresql-server")
+    },
+    program("sshd", Purpose::Test, &["openssh-server"], "openssh-server"),
     program("git", Purpose::Lint, &["git"], "git-core"),
     program(
         "qemu-system-x86_64",
@@ -177,7 +183,7 @@ pub(super) fn apt_install(packages: &[&str], how_long: &str) -> Result<()> {
         how_long,
         &mut install,
     );
-    quiet.end();
+    quiet.end(packages);
     installed
 }
 
@@ -269,6 +275,16 @@ fn has_static_libc(cc: &Path) -> bool {
     output.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_absolute())
 }
 
+/// Debian keeps the servers of several versions side by side, and none of them in `PATH`.
+fn has_postgres_server() -> bool {
+    let versions = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut programs = versions.map(|version| version.path().join("bin/postgres"));
+    programs.any(|program| program.is_file()) || which::which("postgres").is_ok()
+}
+
 /// Java 17 or later. The JDK's own `release` file tells, a hundred times faster than the machine starts.
 fn is_recent_jdk(javac: &Path) -> bool {
     let release = fs::canonicalize(javac)
@@ -281,6 +297,13 @@ fn is_recent_jdk(javac: &Path) -> bool {
         .and_then(|version| version.split(['.', '"', '-']).next()?.parse().ok())
         .is_some_and(|major: u32| major >= 17)
 }
+
+/// Packages that bring a service, and its name.
+const SERVICES: [(&str, &str); 3] = [
+    ("squid-openssl", "squid"),
+    ("postgresql", "postgresql"),
+    ("openssh-server", "ssh"),
+];
 
 /// While it lives, packages do not start their services: a squid that nobody asked for must not listen on
 /// this machine.
@@ -306,15 +329,20 @@ impl NoServices {
         Ok(guard)
     }
 
-    fn end(self) {
-        // It would be enabled for the next start of the machine.
-        if self.policy.is_some() && locate("squid").is_some() && Path::new("/run/systemd/system").exists() {
+    fn end(self, packages: &[&str]) {
+        // They would be enabled for the next start of the machine.
+        if self.policy.is_none() || !Path::new("/run/systemd/system").exists() {
+            return;
+        }
+        for (_, service) in SERVICES.iter().filter(|(package, _)| packages.contains(package)) {
             let status = Command::new("systemctl")
-                .args(["disable", "squid"])
+                .args(["disable", service])
                 .stderr(Stdio::null())
                 .status();
             if !status.is_ok_and(|status| status.success()) {
-                eprintln!("note: squid may start with the machine; `systemctl disable squid` prevents it");
+                eprintln!(
+                    "note: {service} may start with the machine; `systemctl disable {service}` prevents it"
+                );
             }
         }
     }

@@ -13,10 +13,14 @@ pub(crate) struct Required {
     names: BTreeSet<String>,
     /// Those that want what the machine's own kernel need not have: `cargo xtask vm` must run them.
     guests: BTreeSet<String>,
+    /// Those that take long: `cargo xtask soak` runs them.
+    long: BTreeSet<String>,
 }
 
-/// What follows the name of such a test.
+/// What follows the name of a test for other kernels.
 const IN_GUESTS: &str = "@vm";
+/// What follows the name of a long one.
+const LONG: &str = "@soak";
 
 impl Required {
     pub(crate) fn read() -> Result<Self> {
@@ -39,7 +43,7 @@ impl Required {
     pub(crate) fn complaints(&self, ran: &Tally, strict: bool) -> Vec<String> {
         let not_run = self.names.iter().filter_map(|name| match ran.ending(name) {
             Some(Ending::Passed | Ending::Failed) => None,
-            Some(Ending::Skipped) if self.guests.contains(name) => None,
+            Some(Ending::Skipped) if self.guests.contains(name) || self.long.contains(name) => None,
             Some(Ending::Skipped) => strict.then(|| format!("required, but skipped: {name}")),
             None => Some(format!("required, but did not run: {name}")),
         });
@@ -54,6 +58,11 @@ impl Required {
         self.guests.contains(name)
     }
 
+    /// The long ones.
+    pub(crate) fn long(&self) -> impl Iterator<Item = &str> {
+        self.long.iter().map(String::as_str)
+    }
+
     pub(crate) fn parse(text: &str) -> Self {
         let lines = text
             .lines()
@@ -62,12 +71,15 @@ impl Required {
         let mut required = Self {
             names: BTreeSet::new(),
             guests: BTreeSet::new(),
+            long: BTreeSet::new(),
         };
         for line in lines {
             let (name, mark) = line.split_once(' ').unwrap_or((line, ""));
             required.names.insert(name.to_owned());
-            if mark.trim() == IN_GUESTS {
-                required.guests.insert(name.to_owned());
+            match mark.trim() {
+                IN_GUESTS => _ = required.guests.insert(name.to_owned()),
+                LONG => _ = required.long.insert(name.to_owned()),
+                _ => {}
             }
         }
         required
@@ -113,6 +125,16 @@ mod tests {
             ["required, but did not run: a::sctp"]
         );
         assert!(list.is_for_guests("a::sctp"));
+    }
+
+    #[test]
+    fn a_long_test_may_be_skipped_in_an_ordinary_run() {
+        let list = Required::parse("soak::a  @soak\ntls::a\n");
+        assert!(
+            list.complaints(&ran("test soak::a ... ignored\ntest tls::a ... ok\n"), true)
+                .is_empty()
+        );
+        assert_eq!(list.long().collect::<Vec<_>>(), ["soak::a"]);
     }
 
     #[test]

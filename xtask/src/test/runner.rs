@@ -52,8 +52,8 @@ pub(super) fn units(packages: &[&str], filters: &[String]) -> Result<Ran> {
     Ok((tests.with(examples), failure.or(other)))
 }
 
-/// The tests of the program `agent` on the real kernel.
-pub(super) fn kernel(agent: &Path, filters: &[String]) -> Result<Ran> {
+/// The tests of the program `agent` on the real kernel, with further variables in their environment.
+pub(super) fn kernel(agent: &Path, filters: &[String], variables: &[(&str, &str)]) -> Result<Ran> {
     let mut all = Tally::default();
     let mut failure = None;
     // The harness takes one filter.
@@ -74,7 +74,8 @@ pub(super) fn kernel(agent: &Path, filters: &[String]) -> Result<Ran> {
                 "--",
             ])
             .args(filter)
-            .env("EGRESS_AGENT", agent);
+            .env("EGRESS_AGENT", agent)
+            .envs(variables.iter().copied());
         let (tests, complaint) = run(&mut cargo, Stream::Stdout, Tally::read_libtest)?;
         all = all.with(tests);
         failure = failure.or(complaint);

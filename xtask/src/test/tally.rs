@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::attacks::Attacks;
+
 /// How one test ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
@@ -14,11 +16,14 @@ pub(crate) enum Ending {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     tests: Vec<(String, Ending)>,
+    /// What the tests of attacks.yaml have told on the way.
+    attacks: Attacks,
 }
 
 impl Tally {
     /// Reads a line that libtest, or a harness that prints as it does, has printed: `test NAME ... ok`.
     pub(crate) fn read_libtest(&mut self, line: &str) {
+        self.attacks.read(line);
         let Some((name, ending)) = line
             .strip_prefix("test ")
             .and_then(|rest| rest.rsplit_once(" ... "))
@@ -65,7 +70,13 @@ impl Tally {
     /// These and the other's.
     pub(super) fn with(mut self, other: Self) -> Self {
         self.tests.extend(other.tests);
+        self.attacks.extend(other.attacks);
         self
+    }
+
+    /// The attempts to get past the enforcement.
+    pub(crate) fn attacks(&self) -> &Attacks {
+        &self.attacks
     }
 
     /// The end of the test of that name.

@@ -157,6 +157,8 @@ impl Guest {
             "env HOME=/tmp".to_owned(),
             "env LANG=C.UTF-8".to_owned(),
             format!("env {TELL}=1"),
+            // The machine is the tests' alone, its clock included.
+            "env EGRESS_TESTS_GUEST=1".to_owned(),
             format!("env EGRESS_AGENT={}", path(&self.agent)?),
             format!("word {}", path(&self.tests)?),
             // A test that prints would otherwise print into the line of its verdict.
