@@ -12,7 +12,7 @@ use std::{
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use egress_agent::{
-    access_log::{AccessLog, Asked, Ending, Format, Options, Output, Protocol, Record, Target},
+    access_log::{AccessLog, Asked, Carrier, Ending, Format, Options, Output, Protocol, Record, Target},
     identity::{Process, Workload},
     policy::Verdict,
 };
@@ -41,6 +41,7 @@ fn request(started: Timestamp) -> Record {
             uid: 1000,
             command: "curl".to_owned(),
         },
+        carrier: Carrier::TCP,
         protocol: Protocol::Http1,
         asked: Asked::Request {
             method: Method::GET,
@@ -59,6 +60,7 @@ fn request(started: Timestamp) -> Record {
         verdict: Verdict::without_rule(Outcome::AllowedByRule),
         enforced: true,
         ending: Ending::Complete,
+        attempts: 1,
     }
 }
 

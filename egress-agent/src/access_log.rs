@@ -21,7 +21,7 @@ mod writer;
 pub use format::{Format, UnknownFormat};
 pub use pending::{ByteCounts, Pending};
 pub use queue::Unwritten;
-pub use record::{AddressRelation, Asked, Ending, Protocol, Record, TlsFacts};
+pub use record::{AddressRelation, Asked, Carrier, Ending, Protocol, Record, TlsFacts};
 pub use result_code::{Hierarchy, ResultCode, Suffix, Tag};
 pub use sink::{Output, OutputStatus, Target};
 pub use squid::{COMBINED, COMMON, FormatError, FormatErrorKind, LogFormat, SQUID};

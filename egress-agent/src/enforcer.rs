@@ -3,8 +3,11 @@
 
 mod control;
 mod handover;
+mod ledger;
 mod parts;
+mod purge;
 mod reports;
+mod roster;
 mod sites;
 mod start;
 
@@ -16,11 +19,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
+use egress_common::event::ListenerWanted;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use self::{control::Control, handover::Draining, reports::Reports, sites::Sites};
+use self::{
+    control::Control, handover::Draining, ledger::Ledger, reports::Reports, roster::Roster, sites::Sites,
+};
 pub use self::{
     handover::{Channel, Predecessor},
     start::Claim,
@@ -30,7 +36,7 @@ use crate::{
     drain::DrainTrigger,
     identity::Mapping,
     instance::{Instance, Traces},
-    kernel::{self, Attachment, FlowTable, HeldReader, Repair, Settings, WantedReader},
+    kernel::{self, Attachment, DirectTable, Due, FlowTable, HeldReader, Repair, Settings, WantedReader},
     policy::PolicySet,
     proxy::{Services, Workers},
 };
@@ -89,14 +95,15 @@ pub struct Enforcer {
     instance: Instance,
     attachment: Attachment,
     settings: Settings,
-    ports: Vec<u16>,
     wanted: WantedReader,
     held: HeldReader,
     flows: FlowTable,
+    direct: DirectTable,
     sites: Sites,
     workers: Workers,
     drain: DrainTrigger,
     reports: Reports,
+    roster: Roster,
     control: Control,
     cgroup: PathBuf,
     internal: Vec<IpNet>,
@@ -128,7 +135,7 @@ impl Enforcer {
         loop {
             tokio::select! {
                 biased;
-                wanted = self.wanted.next() => self.sites.open_wanted(&wanted?, &self.workers),
+                wanted = self.wanted.next() => self.open_wanted(&wanted?),
                 held = self.held.next() => self.sites.answer_held(held?, &self.workers),
                 () = &mut stop => return Ok(Served::Stopped),
                 Some(update) = updates.recv() => self.update(update),
@@ -140,7 +147,7 @@ impl Enforcer {
                     return Ok(Served::HandedOver(channel));
                 },
                 () = draining(self.predecessor.as_ref()) => self.forget_predecessor(),
-                _tick = report.tick() => self.reports.fetch(),
+                _tick = report.tick() => self.report(),
                 _tick = watch.tick() => self.mend(),
                 _tick = sweep.tick() => self.sweep(),
             }
@@ -154,19 +161,33 @@ impl Enforcer {
     /// Something could not be removed: `egress-agent cleanup` then tries again.
     pub async fn stop(mut self, grace: Duration) -> anyhow::Result<()> {
         self.drain.start(grace);
-        self.sites.close_all();
-        let workers = self.workers;
+        self.sites.stop_accepting();
+        let Self {
+            workers,
+            mut reports,
+            roster,
+            sites,
+            services,
+            attachment,
+            instance,
+            ..
+        } = self;
         tokio::task::spawn_blocking(move || workers.join())
             .await
             .context("a worker failed")?;
-        self.reports.fetch();
-        if let Err(unwritten) = self.services.log.close(LOG_PATIENCE) {
+        let ledger = Ledger {
+            identities: roster.identities(),
+            sites: &sites,
+            set: &services.policy.load(),
+        };
+        reports.fetch(&ledger, &services.log);
+        reports.sweep(&ledger, &services.log, Due::All);
+        drop(sites);
+        if let Err(unwritten) = services.log.close(LOG_PATIENCE) {
             tracing::error!(error = %unwritten, "the access log did not take everything");
         }
-        self.attachment.remove().context("cannot remove the pins")?;
-        self.instance
-            .release()
-            .context("cannot remove the state directory")?;
+        attachment.remove().context("cannot remove the pins")?;
+        instance.release().context("cannot remove the state directory")?;
         Ok(())
     }
 
@@ -178,12 +199,25 @@ impl Enforcer {
     pub async fn leave(mut self, grace: Duration) -> anyhow::Result<()> {
         self.sites.hold_all().await;
         self.drain.start(grace);
-        let workers = self.workers;
+        let Self {
+            workers,
+            mut reports,
+            roster,
+            sites,
+            services,
+            ..
+        } = self;
         tokio::task::spawn_blocking(move || workers.join())
             .await
             .context("a worker failed")?;
-        self.reports.fetch();
-        if let Err(unwritten) = self.services.log.close(LOG_PATIENCE) {
+        let ledger = Ledger {
+            identities: roster.identities(),
+            sites: &sites,
+            set: &services.policy.load(),
+        };
+        // What is counted and not reported yet is the successor's to tell.
+        reports.fetch(&ledger, &services.log);
+        if let Err(unwritten) = services.log.close(LOG_PATIENCE) {
             tracing::error!(error = %unwritten, "the access log did not take everything");
         }
         Ok(())
@@ -241,18 +275,85 @@ impl Enforcer {
         }
     }
 
-    /// Puts a policy set in force: the kernel redirects the ports that it names before anything is judged by it.
+    /// Puts a policy set in force, in the kernel first: what that sends to the proxy is then judged by the same set, or a
+    /// moment earlier by the one before.
     fn apply(&mut self, set: PolicySet) -> anyhow::Result<()> {
-        let ports = redirected_ports(&self.ports, &set)?;
-        self.settings.redirect_ports(&ports)?;
+        let set = Arc::new(set);
+        let has_news = self.roster.enrol(&set)?;
         let counts = set.counts();
         tracing::info!(
             policies = counts.policies,
             rules = counts.rules,
             "policies are in force"
         );
-        self.services.policy.replace(Arc::new(set));
+        self.services.policy.replace(set);
+        if has_news {
+            self.purge();
+        }
         Ok(())
+    }
+
+    /// Opens the namespaces in which somebody waits, and learns whose the cgroups are that have turned up.
+    fn open_wanted(&mut self, wanted: &[ListenerWanted]) {
+        if wanted.iter().any(|wanted| !self.roster.knows(wanted.cgroup)) {
+            self.enrol();
+        }
+        self.sites.open_wanted(wanted, &self.workers);
+    }
+
+    /// Takes in cgroups that have come or gone.
+    fn enrol(&mut self) {
+        let set = self.services.policy.load();
+        if let Err(error) = self.roster.enrol(&set) {
+            tracing::error!(%error, "the kernel cannot be told of all cgroups: unknown ones are held and refused");
+        }
+    }
+
+    /// Closes connections that are not allowed and were not seen to begin, or no longer are.
+    fn purge(&self) {
+        for netns in self.sites.inhabited() {
+            let closed = purge::purge(&netns, |socket| {
+                let peer = socket.peer.ip();
+                let Some(member) = self.roster.member(socket.cgroup) else {
+                    return false;
+                };
+                member.fence.enforce
+                    && !purge::is_left_alone(peer, &self.internal)
+                    && !purge::lets_live(&member.fence, peer, socket.peer.port(), socket.transport)
+            });
+            match closed {
+                Ok(closed) => {
+                    let set = self.services.policy.load();
+                    let ledger = self.ledger(&set);
+                    for socket in closed.iter().filter(|socket| !self.direct.has(socket.cookie)) {
+                        self.services.log.record(ledger.purged(socket));
+                    }
+                }
+                Err(error) => tracing::error!(
+                    %error,
+                    cookie = netns.cookie(),
+                    "connections that are not allowed cannot be closed: those from before the enforcement go on"
+                ),
+            }
+        }
+    }
+
+    fn ledger<'a>(&'a self, set: &'a Arc<PolicySet>) -> Ledger<'a> {
+        Ledger {
+            identities: self.roster.identities(),
+            sites: &self.sites,
+            set,
+        }
+    }
+
+    fn report(&mut self) {
+        let set = self.services.policy.load();
+        let ledger = Ledger {
+            identities: self.roster.identities(),
+            sites: &self.sites,
+            set: &set,
+        };
+        self.reports.fetch(&ledger, &self.services.log);
     }
 
     /// Fills the tables with what this agent is configured to, and reads the reports from where they have been read.
@@ -260,8 +361,9 @@ impl Enforcer {
         self.exempt()?;
         let pins = self.attachment.pin_path();
         self.settings.internal(&self.internal)?;
-        let ports = redirected_ports(&self.ports, &self.services.policy.load())?;
-        self.settings.redirect_ports(&ports)?;
+        self.roster.reopen(pins)?;
+        self.roster.enrol(&self.services.policy.load())?;
+        self.direct = DirectTable::open(pins)?;
         self.wanted = WantedReader::open(pins)?;
         self.reports.reopen(pins)?;
         self.control = Control::listen(&self.instance, true)?;
@@ -314,6 +416,17 @@ impl Enforcer {
 
     fn sweep(&mut self) {
         self.sites.close_abandoned();
+        self.enrol();
+        if let Err(error) = self.roster.sweep() {
+            tracing::warn!(%error, "cannot remove policies that are out of force");
+        }
+        let set = self.services.policy.load();
+        let ledger = Ledger {
+            identities: self.roster.identities(),
+            sites: &self.sites,
+            set: &set,
+        };
+        self.reports.sweep(&ledger, &self.services.log, Due::Silent);
         self.services.names.sweep(Instant::now());
         match self.flows.sweep_stale() {
             Ok(0) => {}
@@ -329,22 +442,4 @@ async fn draining(predecessor: Option<&Draining>) {
         Some(predecessor) => predecessor.ended().await,
         None => std::future::pending().await,
     }
-}
-
-/// The ports to redirect: the configured ones and those that domain rules name.
-fn redirected_ports(configured: &[u16], set: &PolicySet) -> anyhow::Result<Vec<u16>> {
-    let mut ports: Vec<u16> = configured
-        .iter()
-        .copied()
-        .chain(set.ports_by_domain().iter())
-        .collect();
-    ports.sort_unstable();
-    ports.dedup();
-    ensure!(
-        ports.len() <= kernel::MOST_PORTS,
-        "domain rules name {} ports: at most {} can be redirected, so name fewer or narrower ranges",
-        ports.len(),
-        kernel::MOST_PORTS
-    );
-    Ok(ports)
 }

@@ -2,16 +2,24 @@
 
 mod attach;
 mod cgroup;
+mod direct;
 mod events;
 mod features;
+mod fences;
 mod layout;
 mod link;
+mod observed;
 mod pins;
+mod sock_diag;
 mod tables;
 
 pub use attach::{AttachError, Attachment, Inheritance, Repair};
 pub use cgroup::{CgroupMount, cgroup_of, find_mount, mount_points, own_cgroup};
-pub use events::{EventReader, HeldReader, Waking, WakingReader, WantedReader};
+pub use direct::DirectTable;
+pub use events::{ClosedReader, EventReader, HeldReader, Reported, TimedReader, WakingReader, WantedReader};
 pub use features::{FeatureError, require};
+pub use fences::{Fence, FenceTables, Fenced, Opening, PortRanges};
+pub use observed::{Due, ObservedTable};
 pub use pins::{PinDirectory, PinError, bpffs_root, require_lasting as require_lasting_pins};
-pub use tables::{Counts, FlowTable, ListenerTable, MOST_PORTS, QueryTable, Settings, TableError};
+pub use sock_diag::{OpenSocket, SockDiag};
+pub use tables::{Counts, FlowTable, ListenerTable, QueryTable, Settings, TableError};

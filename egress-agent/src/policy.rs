@@ -4,6 +4,7 @@ mod address;
 mod compile;
 pub mod document;
 pub mod explain;
+mod fence;
 #[doc(hidden)]
 pub mod fuzz;
 mod host_pattern;

@@ -62,6 +62,13 @@ impl Endpoint {
         self.port
     }
 
+    /// The same address with another port, in host order.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with_port(self, port: u16) -> Self {
+        Self { port, ..self }
+    }
+
     /// The four bytes of an IPv4 address, be it from an IPv4 or an IPv6 socket.
     #[must_use]
     #[inline(always)]
@@ -96,6 +103,18 @@ impl Endpoint {
                 .any(|service| u32::from_be_bytes(*service) == octets);
         }
         u128::from_be_bytes(self.address) == u128::from_be_bytes(METADATA_V6)
+    }
+
+    /// The IPv4 endpoint inside an address of NAT64's well-known prefix (64:ff9b::/96, RFC 6052): where it finally leads.
+    #[must_use]
+    #[inline(always)]
+    pub fn inside_nat64(&self) -> Option<Self> {
+        let [head @ .., a, b, c, d] = self.address;
+        if equal12(&head, &NAT64) {
+            Some(Self::v4([a, b, c, d], self.port))
+        } else {
+            None
+        }
     }
 
     /// The address as the rest of the agent knows it: mapped ones as IPv4.

@@ -21,17 +21,20 @@ pub enum Counter {
     ObservedFull = 52,
     /// A query without a name service could not be handed to the agent; its asker asks again.
     QueriesLost = 53,
+    /// The end of a direct flow found its ring buffer full: its bytes are not in the log.
+    EndsLost = 54,
 }
 
 impl Counter {
     /// Every loss counter.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::EventsLost,
         Self::WantedLost,
         Self::FlowsFull,
         Self::SynsHeld,
         Self::ObservedFull,
         Self::QueriesLost,
+        Self::EndsLost,
     ];
 
     /// Index in the counter array.
@@ -51,6 +54,7 @@ impl Counter {
             Self::SynsHeld => "syns_held",
             Self::ObservedFull => "report_table_full",
             Self::QueriesLost => "dns_queries_lost",
+            Self::EndsLost => "direct_ends_lost",
         }
     }
 }

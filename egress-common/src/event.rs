@@ -24,8 +24,10 @@ pub struct Event {
     pub outcome: u16,
     /// IP protocol number.
     pub protocol: u16,
-    /// How many attempts this report stands for.
+    /// How many attempts there have been since the kernel's last report of the same kind.
     pub count: u64,
+    /// How many there have been since the kind was first seen.
+    pub total: u64,
     /// The task's `comm`, NUL-padded.
     pub command: [u8; 16],
 }
@@ -44,8 +46,9 @@ pub struct ListenerWanted {
     pub reserved: u32,
 }
 
-/// Attempts that are counted in the kernel and reported at most once per [`REPORT_INTERVAL`]: datagrams and packets,
-/// of which a workload can send a million per second.
+/// Attempts that are counted in the kernel and reported at most once per [`REPORT_INTERVAL`]: refusals, datagrams and
+/// packets, of which a workload can bring about a million per second. What has been counted since the last report is
+/// fetched by the agent.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
 pub struct ObservedKey {
@@ -54,15 +57,19 @@ pub struct ObservedKey {
     /// Where to.
     pub destination: Endpoint,
     /// IP protocol number.
-    pub protocol: u32,
+    pub protocol: u16,
+    /// Number of an [`crate::outcome::Outcome`].
+    pub outcome: u16,
 }
 
 /// The count behind an [`ObservedKey`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Observed {
-    /// Attempts since the last report.
+    /// Attempts so far.
     pub count: u64,
+    /// How many of them the kernel has reported.
+    pub told: u64,
     /// CLOCK_BOOTTIME of the last report in nanoseconds.
     pub reported: u64,
 }

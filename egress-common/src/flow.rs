@@ -1,4 +1,4 @@
-//! A redirected connect: what the kernel noted and the agent takes on accept.
+//! A connect: what the kernel noted of it. The agent takes redirected ones on accept, and closes the books of direct ones.
 
 use crate::address::Endpoint;
 
@@ -15,8 +15,8 @@ pub struct FlowKey {
     pub listener: u32,
 }
 
-/// What connect(2) was asked, and by whom. Kept in the socket's own storage (freed with it), and published for the
-/// agent under a [`FlowKey`] just before the SYN leaves.
+/// What connect(2) was asked, and by whom. Kept in the socket's own storage (freed with it). A redirected one is published
+/// for the agent under a [`FlowKey`] just before the SYN leaves, a direct one under the socket's cookie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Flow {
@@ -24,11 +24,23 @@ pub struct Flow {
     pub destination: Endpoint,
     /// Where the connect was sent instead.
     pub redirect: Endpoint,
-    /// 1 once the SYN may leave; 0 while it is held for want of a listener.
+    /// [`REDIRECTED`], [`DIRECT`], or 0 for a socket that has not connected.
+    pub lane: u32,
+    /// Redirected: 1 once the SYN may leave; 0 while it is held for want of a listener.
     pub released: u32,
     /// Index of the device the socket was bound to; 0 for none.
     pub device: u32,
-    /// Network namespace cookie; 0 marks a socket whose connect was not redirected.
+    /// Direct: number of the compiled policy that allowed it last; 0 if none had to.
+    pub policy: u32,
+    /// Direct: the socket's protocol number.
+    pub protocol: u32,
+    /// Direct: number of the [`crate::outcome::Outcome`] that let it pass.
+    pub outcome: u32,
+    /// Direct: datagram bytes sent and received; TCP counts for itself.
+    pub sent: u64,
+    /// See `sent`.
+    pub received: u64,
+    /// Network namespace cookie.
     pub netns: u64,
     /// Cgroup of the task that connected.
     pub cgroup: u64,
@@ -46,6 +58,29 @@ pub struct Flow {
     pub command: [u8; 16],
 }
 
+/// The connect was sent to the agent.
+pub const REDIRECTED: u32 = 1;
+/// The connect went where it wanted to.
+pub const DIRECT: u32 = 2;
+
+/// A direct flow at its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct ClosedFlow {
+    /// What it was.
+    pub flow: Flow,
+    /// CLOCK_BOOTTIME of the end, in nanoseconds.
+    pub ended: u64,
+    /// Bytes that the workload sent.
+    pub sent: u64,
+    /// Bytes that it received.
+    pub received: u64,
+    /// 1 if the connection came about; always for datagrams.
+    pub established: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+}
+
 impl Flow {
     /// A socket of which nothing is known but its birth.
     #[must_use]
@@ -54,8 +89,14 @@ impl Flow {
         Self {
             destination: Endpoint::v6([0; 16], 0),
             redirect: Endpoint::v6([0; 16], 0),
+            lane: 0,
             released: 0,
             device: 0,
+            policy: 0,
+            protocol: 0,
+            outcome: 0,
+            sent: 0,
+            received: 0,
             netns: 0,
             cgroup: 0,
             birth_cgroup,
@@ -71,7 +112,14 @@ impl Flow {
     #[must_use]
     #[inline(always)]
     pub const fn is_redirected(&self) -> bool {
-        self.netns != 0
+        self.lane == REDIRECTED
+    }
+
+    /// Whether the socket's last connect went where it wanted to, and an account is kept of it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_direct(&self) -> bool {
+        self.lane == DIRECT
     }
 }
 

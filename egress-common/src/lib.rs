@@ -10,6 +10,7 @@ pub mod dns;
 pub mod event;
 pub mod flow;
 pub mod listener;
+pub mod member;
 pub mod names;
 pub mod outcome;
 #[cfg(feature = "user")]

@@ -3,7 +3,7 @@
 /// Version of what the pinned maps hold. Raise it with every change to the meaning, order or size of a field in a key or
 /// a value: an agent uses an earlier one's maps again only if both have the same number here. A new map needs no new
 /// number.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Names of the kernel programs, as `bpftool prog` shows them.
 pub mod program {
@@ -33,12 +33,16 @@ pub mod program {
     pub const BIND6: &str = "egress_bind6";
     /// socket(2).
     pub const SOCK_CREATE: &str = "egress_create";
+    /// close(2).
+    pub const SOCK_RELEASE: &str = "egress_release";
     /// TCP state changes.
     pub const SOCK_OPS: &str = "egress_tcp";
     /// execve(2).
     pub const EXEC: &str = "egress_exec";
     /// Packets on their way out.
     pub const SKB_EGRESS: &str = "egress_packet";
+    /// Packets that arrive.
+    pub const SKB_INGRESS: &str = "egress_arrival";
 }
 
 /// Names of the maps.
@@ -47,8 +51,18 @@ pub mod map {
     pub const EXEMPT: &str = "EXEMPT";
     /// Prefixes that are left alone.
     pub const INTERNAL: &str = "INTERNAL";
-    /// TCP ports that are redirected.
+    /// What is enforced on a cgroup.
+    pub const MEMBERS: &str = "MEMBERS";
+    /// What policies allow to blocks of addresses.
+    pub const BLOCKS: &str = "BLOCKS";
+    /// Sets of ports.
     pub const PORTS: &str = "PORTS";
+    /// Peers that may be answered.
+    pub const INBOUND: &str = "INBOUND";
+    /// Open flows that did not go through the agent.
+    pub const DIRECT: &str = "DIRECT";
+    /// Such flows at their end.
+    pub const CLOSED: &str = "CLOSED";
     /// Listeners by network namespace cookie.
     pub const LISTENERS: &str = "LISTENERS";
     /// Flows waiting for their accept.

@@ -56,11 +56,11 @@ outcomes! {
     Redirected = 3, Allow, "redirected";
     /// As `Redirected`, but the namespace has no listener yet: its SYN is held back until there is one.
     Held = 4, Allow, "held";
-    /// TCP to a port that is not redirected.
+    /// TCP to a port that is not redirected, by a workload that is only observed or audited.
     OtherTcp = 5, Allow, "other_tcp";
-    /// A datagram, or a datagram socket's connect.
+    /// A datagram, or a datagram socket's connect, by such a workload.
     OtherUdp = 6, Allow, "other_udp";
-    /// A raw, packet or other non-TCP, non-UDP socket was opened.
+    /// What is neither TCP nor UDP, by such a workload.
     OtherSocket = 7, Allow, "other_socket";
     /// The socket was born in another cgroup than the one that connects it.
     ForeignSocket = 8, Deny, "foreign_socket";
@@ -74,6 +74,26 @@ outcomes! {
     UnknownFamily = 12, Deny, "unknown_family";
     /// The namespace has listeners, but none of the connect's family.
     NoListener = 13, Deny, "no_listener";
+
+    /// A rule allows the address and port, and no name has to be asked: it goes where it wants to.
+    Direct = 14, Allow, "direct";
+    /// The policies do not allow the address and port: refused in the system call.
+    Refused = 15, Deny, "refused";
+    /// A protocol that no rule can allow: raw, ICMP, SCTP, DCCP, UDP-Lite, source routes.
+    ForbiddenProtocol = 16, Deny, "forbidden_protocol";
+    /// The agent does not know the cgroup yet, and what was tried cannot wait for it.
+    UnknownCgroup = 17, Deny, "unknown_cgroup";
+    /// A datagram back to a peer that has sent one.
+    InboundReply = 18, Allow, "inbound_reply";
+    /// The table of direct flows is full.
+    DirectFull = 19, Deny, "direct_table_full";
+    /// A newer policy does not allow an open direct flow any more.
+    Revoked = 20, Deny, "revoked";
+    /// The socket was connected before the enforcement began: closed.
+    OpenedBefore = 21, Deny, "opened_before";
+
+    /// A datagram socket was connected to what no rule allows: nothing leaves by that, and what is sent is refused.
+    DatagramConnect = 22, Allow, "datagram_connect";
 
     // 40..=47: name service.
     /// A DNS query that was sent to the agent instead of the name server that was asked.

@@ -3,8 +3,9 @@
 use crate::{
     dns::{Asker, HeldQuery},
     event::{Event, ListenerWanted, Observed, ObservedKey},
-    flow::{Flow, FlowKey},
+    flow::{ClosedFlow, Flow, FlowKey},
     listener::Listeners,
+    member::{Allowance, BlockKey, Inbound, InboundKey, Member, PortChunk},
 };
 
 // SAFETY: `repr(C)`, made of integers and byte arrays only, padding is explicit (the sizes are asserted in the
@@ -26,3 +27,17 @@ unsafe impl aya::Pod for Listeners {}
 unsafe impl aya::Pod for Observed {}
 // SAFETY: as above.
 unsafe impl aya::Pod for ObservedKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for ClosedFlow {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Member {}
+// SAFETY: as above.
+unsafe impl aya::Pod for BlockKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Allowance {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PortChunk {}
+// SAFETY: as above.
+unsafe impl aya::Pod for InboundKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Inbound {}

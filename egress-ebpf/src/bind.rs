@@ -2,42 +2,28 @@
 //! first, would be handed redirected connections.
 
 use aya_ebpf::programs::SockAddrContext;
-use egress_common::{
-    address::Endpoint,
-    decide::{ConnectFacts, UDP},
-    outcome::Outcome,
-};
+use egress_common::{address::Endpoint, member::Transport, outcome::Outcome};
 
-use crate::{Verdict, connect, context, maps::LISTENERS, report};
+use crate::{Verdict, context, maps::LISTENERS, report};
 
 #[inline(always)]
 pub fn judge(ctx: &SockAddrContext, wanted: Endpoint) -> Verdict {
     let protocol = context::protocol(ctx);
-    if !connect::is_tcp(protocol) && protocol != UDP {
+    let Some(transport) = Transport::of(protocol) else {
         return Verdict::Proceed;
-    }
+    };
     let netns = context::netns_cookie(ctx);
     // SAFETY: read-only; the agent replaces whole values.
     let Some(listeners) = (unsafe { LISTENERS.get(netns) }) else {
         return Verdict::Proceed;
     };
-    let is_ours = if protocol == UDP {
-        listeners.has_dns_port(wanted.port())
-    } else {
-        listeners.has_port(wanted.port())
+    let is_ours = match transport {
+        Transport::Udp => listeners.has_dns_port(wanted.port()),
+        Transport::Tcp => listeners.has_port(wanted.port()),
     };
     if !(wanted.is_loopback() && is_ours) {
         return Verdict::Proceed;
     }
-    let facts = ConnectFacts {
-        destination: wanted,
-        protocol,
-        exempt: false,
-        internal: false,
-        port_redirected: false,
-        listeners: None,
-        spread: 0,
-    };
-    report::refused(ctx, &context::task(), netns, &facts, Outcome::ListenerAddress);
+    report::attempt(ctx, netns, &wanted, protocol, Outcome::ListenerAddress);
     Verdict::Refuse
 }

@@ -1,98 +1,141 @@
 //! connect(2): gather the facts, ask egress-common, carry the decision out.
 
-use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::bpf_get_prandom_u32, programs::SockAddrContext};
+use aya_ebpf::{helpers::bpf_get_prandom_u32, programs::SockAddrContext};
 use aya_log_ebpf::error;
 use egress_common::{
     address::Endpoint,
-    decide::{self, ConnectFacts, Decision, TCP},
+    decide::{self, Attempt, Decision},
+    flow::{DIRECT, REDIRECTED},
+    member::{Member, Transport},
     outcome::Outcome,
 };
 
 use crate::{
-    Verdict,
-    context::{self, Task},
-    maps::{EXEMPT, INTERNAL, LISTENERS, PORTS},
-    report, storage,
+    Answer, account, context, report, storage,
+    tables::{self, Maps},
 };
 
-#[inline(always)]
-pub fn v4(ctx: &SockAddrContext) -> Verdict {
-    let destination = context::destination_v4(ctx);
-    match judge(ctx, destination) {
-        Ok(Some(to)) => match context::set_v4(ctx, &to) {
-            Ok(()) => Verdict::Proceed,
-            // Cannot be: an IPv4 destination is sent to an IPv4 listener.
-            Err(()) => Verdict::Refuse,
-        },
-        Ok(None) => Verdict::Proceed,
-        Err(Refused) => Verdict::Refuse,
-    }
-}
-
-/// A mapped destination (`::ffff:a.b.c.d`) reaches this hook and never connect4. It is judged as IPv4 and sent to the
-/// mapped form of the IPv4 listener: `::1` would fail where IPv6 is disabled.
-#[inline(always)]
-pub fn v6(ctx: &SockAddrContext) -> Verdict {
-    let destination = context::destination_v6(ctx);
-    match judge(ctx, destination) {
-        Ok(Some(to)) => {
-            context::set_v6(ctx, &to);
-            Verdict::Proceed
-        }
-        Ok(None) => Verdict::Proceed,
-        Err(Refused) => Verdict::Refuse,
-    }
-}
-
-struct Refused;
-
-/// Where to send the connect instead, `None` for where it wants to go.
-#[inline(always)]
-fn judge(ctx: &SockAddrContext, destination: Endpoint) -> Result<Option<Endpoint>, Refused> {
-    let task = context::task();
-    let netns = context::netns_cookie(ctx);
-    let protocol = context::protocol(ctx);
-    let facts = ConnectFacts {
+/// Judges a connect to `destination`; where to send it instead is written to `to`. A function of its own in the kernel, too:
+/// what it puts on the stack is not added to what name service does.
+#[inline(never)]
+pub fn judge(ctx: &SockAddrContext, destination: &Endpoint, to: &mut Endpoint) -> Answer {
+    let cgroup = context::cgroup_id();
+    let maps = Maps {
+        netns: context::netns_cookie(ctx),
+    };
+    let member = tables::member(cgroup);
+    let facts = Attempt {
         destination,
-        protocol,
-        exempt: is_exempt(task.cgroup),
-        internal: is_internal(&destination),
-        port_redirected: is_redirected(destination.port()),
-        // SAFETY: the agent replaces whole values, and a reader of a torn one would at worst pick a port that nobody
-        // listens on: refused by the kernel, repeated by the client.
-        listeners: unsafe { LISTENERS.get(netns) },
+        protocol: context::protocol(ctx),
+        exempt: tables::is_exempt(cgroup),
+        is_foreign: is_foreign(ctx, cgroup, member),
+        member,
+        is_connect: true,
         // SAFETY: no arguments.
         spread: unsafe { bpf_get_prandom_u32() },
     };
-    let outcome = match decide::connect(&facts) {
-        Decision::Redirect(to, outcome) => {
-            return match redirect(ctx, &facts.destination, &task, netns, to, outcome) {
-                Ok(()) => Ok(Some(to)),
-                Err(outcome) => {
-                    report::refused(ctx, &task, netns, &facts, outcome);
-                    Err(Refused)
+    // Whatever it was connected to before.
+    account::close(ctx);
+    let refused = match decide::attempt(&facts, &maps) {
+        Decision::Redirect(listener, outcome) => {
+            *to = listener;
+            match redirect(ctx, destination, maps.netns, to, outcome) {
+                Ok(()) => {
+                    if facts.member.is_none() {
+                        report::unknown(cgroup, maps.netns);
+                    }
+                    return Answer::Redirect;
                 }
-            };
+                Err(outcome) => outcome,
+            }
         }
-        Decision::Pass(outcome) => outcome,
-        Decision::Deny(outcome) => {
-            report::refused(ctx, &task, netns, &facts, outcome);
-            return Err(Refused);
+        Decision::Pass(outcome) => {
+            // A socket that was redirected and now connects elsewhere must not answer with the old peer's name.
+            storage::forget(context::socket(ctx));
+            pass(ctx, &facts, maps.netns, outcome);
+            return Answer::Proceed;
         }
+        Decision::Direct(outcome) => match direct(ctx, &facts, maps.netns, outcome) {
+            Ok(()) => return Answer::Proceed,
+            Err(outcome) => outcome,
+        },
+        Decision::Deny(outcome) => outcome,
     };
-    // A socket that was redirected and now connects elsewhere must not answer with the old peer's name.
-    storage::forget(context::socket(ctx));
-    report::passed(ctx, &task, netns, &facts, outcome);
-    Ok(None)
+    if matches!(refused, Outcome::UnknownCgroup) {
+        report::unknown(cgroup, maps.netns);
+    }
+    report::attempt(ctx, maps.netns, destination, facts.protocol, refused);
+    Answer::Refuse
+}
+
+/// Internal and exempt ones are counted, the rest is reported.
+#[inline(always)]
+fn pass(ctx: &SockAddrContext, facts: &Attempt<'_>, netns: u64, outcome: Outcome) {
+    if matches!(
+        outcome,
+        Outcome::Internal | Outcome::Exempt | Outcome::InboundReply | Outcome::DatagramConnect
+    ) {
+        report::count(outcome);
+    } else {
+        report::attempt(ctx, netns, facts.destination, facts.protocol, outcome);
+    }
+}
+
+/// Whether the socket was made in another workload than the one that uses it now: its hooks, and its packets', are those of
+/// where it was made.
+#[inline(always)]
+pub fn is_foreign(ctx: &SockAddrContext, cgroup: u64, member: Option<&Member>) -> bool {
+    let birth = storage::birth(context::socket(ctx));
+    if birth == 0 || birth == cgroup {
+        return false;
+    }
+    match (tables::member(birth), member) {
+        (Some(born), Some(member)) => born.workload != member.workload,
+        // A cgroup that is gone, as far as the agent knows.
+        _ => true,
+    }
+}
+
+/// Lets a connect go where it wants to, and opens an account.
+#[inline(always)]
+fn direct(ctx: &SockAddrContext, facts: &Attempt<'_>, netns: u64, outcome: Outcome) -> Result<(), Outcome> {
+    let Some(state) = storage::of(context::socket(ctx)) else {
+        return Err(Outcome::NoStorage);
+    };
+    // SAFETY: as in `redirect`.
+    let flow = unsafe { &mut *state };
+    flow.destination = *facts.destination;
+    flow.lane = DIRECT;
+    flow.released = 0;
+    flow.outcome = outcome as u32;
+    flow.protocol = facts.protocol;
+    flow.sent = 0;
+    flow.received = 0;
+    flow.policy = 0;
+    if let Some(member) = facts.member {
+        if member.is_enforced() {
+            flow.policy = member.policy;
+        }
+        if matches!(Transport::of(facts.protocol), Some(Transport::Udp)) {
+            tables::note_outbound(member.workload, facts.destination);
+        }
+    }
+    flow.cgroup = context::cgroup_id();
+    flow.socket = context::socket_cookie(ctx);
+    flow.time = context::now();
+    context::identify(&mut flow.pid, &mut flow.uid, &mut flow.command);
+    flow.netns = netns;
+    account::open(flow)?;
+    report::count(outcome);
+    Ok(())
 }
 
 #[inline(always)]
 pub fn redirect(
     ctx: &SockAddrContext,
     destination: &Endpoint,
-    task: &Task,
     netns: u64,
-    to: Endpoint,
+    to: &Endpoint,
     outcome: Outcome,
 ) -> Result<(), Outcome> {
     let device = context::bound_device(ctx);
@@ -101,49 +144,30 @@ pub fn redirect(
         storage::release_device(ctx).map_err(|()| Outcome::BoundDevice)?;
     }
     let Some(state) = storage::of(context::socket(ctx)) else {
-        error!(ctx, "no memory for the storage of a socket: connect refused");
+        no_memory(ctx);
         return Err(Outcome::NoStorage);
     };
     // SAFETY: the storage belongs to a socket that the running connect holds; the agent does not write it. Field by
     // field, because a whole value would first be built on the 512-byte stack.
     let flow = unsafe { &mut *state };
     flow.destination = *destination;
-    flow.redirect = to;
+    flow.redirect = *to;
+    flow.lane = REDIRECTED;
     flow.released = u32::from(matches!(
         outcome,
         Outcome::Redirected | Outcome::Query | Outcome::QueryHeld
     ));
     flow.device = device;
-    flow.cgroup = task.cgroup;
+    flow.cgroup = context::cgroup_id();
     flow.socket = context::socket_cookie(ctx);
     flow.time = context::now();
-    flow.pid = task.pid;
-    flow.uid = task.uid;
-    flow.command = task.command;
+    context::identify(&mut flow.pid, &mut flow.uid, &mut flow.command);
     flow.netns = netns;
     report::count(outcome);
     Ok(())
 }
 
-#[inline(always)]
-pub fn is_exempt(cgroup: u64) -> bool {
-    // SAFETY: only presence counts.
-    unsafe { EXEMPT.get(cgroup) }.is_some()
-}
-
-#[inline(always)]
-pub fn is_internal(destination: &Endpoint) -> bool {
-    INTERNAL.get(&Key::new(128, destination.octets())).is_some()
-}
-
-#[inline(always)]
-fn is_redirected(port: u16) -> bool {
-    // SAFETY: only presence counts.
-    unsafe { PORTS.get(port) }.is_some()
-}
-
-/// Whether the protocol is one whose connects are each worth an event.
-#[inline(always)]
-pub const fn is_tcp(protocol: u32) -> bool {
-    protocol == TCP || protocol == decide::MPTCP
+#[inline(never)]
+fn no_memory(ctx: &SockAddrContext) {
+    error!(ctx, "no memory for the storage of a socket: connect refused");
 }

@@ -4,22 +4,15 @@ use aya_ebpf::{
     EbpfContext,
     bindings::bpf_sock,
     helpers::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+        bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
         generated::{
-            bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_boot_ns,
+            bpf_get_current_cgroup_id, bpf_get_current_comm as bpf_get_current_comm_into,
+            bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_boot_ns,
         },
     },
     programs::SockAddrContext,
 };
 use egress_common::address::Endpoint;
-
-/// Who makes the call.
-pub struct Task {
-    pub pid: u32,
-    pub uid: u32,
-    pub command: [u8; 16],
-    pub cgroup: u64,
-}
 
 /// The address argument of an IPv4 hook.
 #[inline(always)]
@@ -130,14 +123,13 @@ pub fn now() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
+/// Writes who makes the call where it is kept, which is not the stack.
 #[inline(always)]
-pub fn task() -> Task {
-    Task {
-        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
-        uid: bpf_get_current_uid_gid() as u32,
-        command: bpf_get_current_comm().unwrap_or_default(),
-        cgroup: cgroup_id(),
-    }
+pub fn identify(pid: &mut u32, uid: &mut u32, command: &mut [u8; 16]) {
+    *pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    *uid = bpf_get_current_uid_gid() as u32;
+    // SAFETY: the helper writes at most 16 bytes to a live place, and zeros where it fails.
+    let _zeros = unsafe { bpf_get_current_comm_into(command.as_mut_ptr().cast(), 16) };
 }
 
 /// Four words of a context (each in network order) to 16 bytes.

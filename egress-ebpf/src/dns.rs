@@ -10,57 +10,105 @@ use aya_ebpf::{
 use egress_common::{
     address::Endpoint,
     counter::Counter,
-    decide::{MPTCP, TCP, UDP},
+    decide::UDP,
     dns::{self, Asker, LONGEST_HELD, OWNERSHIP},
     flow::FlowKey,
     listener::{LISTENERS_PER_FAMILY, Listeners},
     outcome::Outcome,
 };
 
-use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
-
 use crate::{
-    connect,
-    context::{self, Task},
+    Answer, account, connect, context,
     maps::{ASKERS, HELD, LISTENERS, QUERIES},
-    packet, report, storage,
+    packet::{self, Ends},
+    report, storage, tables,
 };
 
-/// connect(2) to a name server; `None` if it is none, or none of our business.
-#[inline(always)]
-pub fn connect(ctx: &SockAddrContext, resolver: &Endpoint) -> Option<Result<Endpoint, ()>> {
-    let query = Query::of(ctx, resolver)?;
-    if !query.is_datagram {
-        // The proxy takes it as it takes every redirected connect, and tells it by its port.
-        return None;
+/// connect(2) to a name server: `Other` if it is none, or none of our business; where to is written to `to`. A function of
+/// its own in the kernel, too: what it puts on the stack is not added to what other connects do.
+#[inline(never)]
+pub fn connect(ctx: &SockAddrContext, resolver: &Endpoint, to: &mut Endpoint) -> Answer {
+    // The proxy takes a stream as it takes every redirected connect, and tells it by its port.
+    if !is_query(ctx, resolver) {
+        return Answer::Other;
     }
-    let redirected = query.note(ctx).and_then(|(to, outcome)| {
-        connect::redirect(ctx, resolver, &query.task, query.netns, to, outcome)?;
-        Ok(to)
-    });
-    Some(redirected.map_err(|outcome| query.refused(ctx, outcome)))
+    let netns = context::netns_cookie(ctx);
+    // Whatever it was connected to before.
+    account::close(ctx);
+    let asked = note(ctx, resolver, netns, to)
+        .and_then(|outcome| connect::redirect(ctx, resolver, netns, to, outcome));
+    match asked {
+        Ok(()) => Answer::Redirect,
+        Err(outcome) => refuse(ctx, resolver, netns, outcome),
+    }
 }
 
 /// sendmsg(2) to a name server on a socket that is not connected to it.
-#[inline(always)]
-pub fn sendmsg(ctx: &SockAddrContext, resolver: &Endpoint) -> Option<Result<Endpoint, ()>> {
-    let query = Query::of(ctx, resolver)?;
-    if !query.is_datagram {
-        return None;
+#[inline(never)]
+pub fn sendmsg(ctx: &SockAddrContext, resolver: &Endpoint, to: &mut Endpoint) -> Answer {
+    if !is_query(ctx, resolver) {
+        return Answer::Other;
     }
+    let netns = context::netns_cookie(ctx);
     if context::bound_device(ctx) != 0 {
         // The device would keep the datagram from the loopback address.
-        query.refused(ctx, Outcome::BoundDevice);
-        return Some(Err(()));
+        return refuse(ctx, resolver, netns, Outcome::BoundDevice);
     }
-    match query.note(ctx) {
-        Ok((to, outcome)) => {
+    match note(ctx, resolver, netns, to) {
+        Ok(outcome) => {
             report::count(outcome);
-            Some(Ok(to))
+            Answer::Redirect
         }
-        Err(outcome) => {
-            query.refused(ctx, outcome);
-            Some(Err(()))
+        Err(outcome) => refuse(ctx, resolver, netns, outcome),
+    }
+}
+
+#[inline(always)]
+fn is_query(ctx: &SockAddrContext, resolver: &Endpoint) -> bool {
+    resolver.port() == dns::PORT && context::protocol(ctx) == UDP && !tables::is_exempt(context::cgroup_id())
+}
+
+#[inline(always)]
+fn refuse(ctx: &SockAddrContext, resolver: &Endpoint, netns: u64, outcome: Outcome) -> Answer {
+    report::attempt(ctx, netns, resolver, UDP, outcome);
+    Answer::Refuse
+}
+
+/// Notes a query with its socket, and where it goes: without a name service in the namespace, to where it will be; see
+/// [`publish`].
+#[inline(always)]
+fn note(
+    ctx: &SockAddrContext,
+    resolver: &Endpoint,
+    netns: u64,
+    to: &mut Endpoint,
+) -> Result<Outcome, Outcome> {
+    let socket = context::socket(ctx);
+    let Some(asker) = lookup(socket, &raw const EMPTY, BPF_SK_STORAGE_GET_F_CREATE) else {
+        return Err(Outcome::NoStorage);
+    };
+    // SAFETY: the storage of the socket whose call is running. Two threads that ask by one socket at once may take
+    // each other's place: an answer then seems to come from the other resolver. Field by field, because a whole
+    // value would first be built on the 512-byte stack.
+    let asker = unsafe { &mut *asker };
+    let slot = asker.slot_of(resolver);
+    asker.netns = netns;
+    asker.cgroup = context::cgroup_id();
+    asker.birth_cgroup = storage::birth(socket);
+    context::identify(&mut asker.pid, &mut asker.uid, &mut asker.command);
+    let is_v4 = resolver.octets_v4().is_some();
+    // SAFETY: read-only; the agent replaces whole values.
+    match unsafe { LISTENERS.get(netns) } {
+        Some(listeners) => match listeners.dns(is_v4, slot) {
+            Some(place) => {
+                *to = place;
+                Ok(Outcome::Query)
+            }
+            None => Err(Outcome::NoListener),
+        },
+        None => {
+            *to = dns::place(is_v4, slot, dns::PREFERRED_PORT);
+            Ok(Outcome::QueryHeld)
         }
     }
 }
@@ -101,7 +149,8 @@ pub fn publish(ctx: &SkBuffContext) -> Published {
     };
     // SAFETY: the storage of the socket that the packet holds.
     let asker = unsafe { &mut *asker };
-    let Some(sent) = Sent::read(ctx) else {
+    // With extension headers of IPv6 it is not recognised, found unexplained by the agent, and dropped.
+    let Some(sent) = packet::ends(ctx) else {
         return Published::NoQuery;
     };
     if asker.netns == 0 || !sent.to.is_loopback() {
@@ -139,7 +188,7 @@ pub fn publish(ctx: &SkBuffContext) -> Published {
 /// Hands a query to the agent; `None` if the packet is not one for the place where the name service will be. What cannot
 /// be handed over is counted, and its asker asks again.
 #[inline(always)]
-fn hand_over(ctx: &SkBuffContext, asker: &Asker, sent: &Sent) -> Option<()> {
+fn hand_over(ctx: &SkBuffContext, asker: &Asker, sent: &Ends) -> Option<()> {
     let preferred = Listeners {
         dns_v4: dns::PREFERRED_PORT,
         dns_v6: dns::PREFERRED_PORT,
@@ -189,125 +238,6 @@ unsafe fn load(ctx: &SkBuffContext, offset: u32, to: *mut [u8; LONGEST_HELD], le
     bounded &= 511;
     // SAFETY: the helper writes at most 512 bytes to `to`, as the verifier checks.
     unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, to.cast(), bounded + 1) }
-}
-
-/// The ends of a datagram, and where what it carries begins.
-struct Sent {
-    from: Endpoint,
-    to: Endpoint,
-    payload: u32,
-}
-
-/// The ports of a UDP header (RFC 768), which is eight bytes long.
-const UDP_HEADER: u32 = 8;
-
-impl Sent {
-    #[inline(always)]
-    fn read(ctx: &SkBuffContext) -> Option<Self> {
-        let version: u8 = ctx.load(0).ok()?;
-        match version >> 4 {
-            4 => {
-                let header: Ipv4Hdr = ctx.load(0).ok()?;
-                let begin = u32::from(version & 0xf) * 4;
-                let (source, destination) = Self::ports(ctx, begin)?;
-                Some(Self {
-                    from: Endpoint::v4(header.src_addr, source),
-                    to: Endpoint::v4(header.dst_addr, destination),
-                    payload: begin + UDP_HEADER,
-                })
-            }
-            6 => {
-                let header: Ipv6Hdr = ctx.load(0).ok()?;
-                // With extension headers it is not recognised, found unexplained by the agent, and dropped.
-                if u32::from(header.next_hdr) != UDP {
-                    return None;
-                }
-                let begin = size_of::<Ipv6Hdr>() as u32;
-                let (source, destination) = Self::ports(ctx, begin)?;
-                Some(Self {
-                    from: Endpoint::v6(header.src_addr, source),
-                    to: Endpoint::v6(header.dst_addr, destination),
-                    payload: begin + UDP_HEADER,
-                })
-            }
-            _ => None,
-        }
-    }
-
-    #[inline(always)]
-    fn ports(ctx: &SkBuffContext, begin: u32) -> Option<(u16, u16)> {
-        let [a, b, c, d]: [u8; 4] = ctx.load(begin as usize).ok()?;
-        Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
-    }
-}
-
-/// A call that is about to ask a name server.
-struct Query {
-    resolver: Endpoint,
-    task: Task,
-    netns: u64,
-    is_datagram: bool,
-    protocol: u32,
-}
-
-impl Query {
-    #[inline(always)]
-    fn of(ctx: &SockAddrContext, resolver: &Endpoint) -> Option<Self> {
-        if resolver.port() != dns::PORT {
-            return None;
-        }
-        let protocol = context::protocol(ctx);
-        let is_stream = protocol == TCP || protocol == MPTCP;
-        if protocol != UDP && !is_stream {
-            return None;
-        }
-        let task = context::task();
-        if connect::is_exempt(task.cgroup) {
-            return None;
-        }
-        Some(Self {
-            resolver: *resolver,
-            task,
-            netns: context::netns_cookie(ctx),
-            is_datagram: !is_stream,
-            protocol,
-        })
-    }
-
-    /// Notes it with the socket. Where it goes then: without a name service in the namespace, to where it will be; see
-    /// [`publish`].
-    #[inline(always)]
-    fn note(&self, ctx: &SockAddrContext) -> Result<(Endpoint, Outcome), Outcome> {
-        let socket = context::socket(ctx);
-        let Some(asker) = lookup(socket, &raw const EMPTY, BPF_SK_STORAGE_GET_F_CREATE) else {
-            return Err(Outcome::NoStorage);
-        };
-        // SAFETY: the storage of the socket whose call is running. Two threads that ask by one socket at once may take
-        // each other's place: an answer then seems to come from the other resolver. Field by field, because a whole
-        // value would first be built on the 512-byte stack.
-        let asker = unsafe { &mut *asker };
-        let slot = asker.slot_of(&self.resolver);
-        asker.netns = self.netns;
-        asker.cgroup = self.task.cgroup;
-        asker.birth_cgroup = storage::birth(socket);
-        asker.pid = self.task.pid;
-        asker.uid = self.task.uid;
-        asker.command = self.task.command;
-        let is_v4 = self.resolver.octets_v4().is_some();
-        // SAFETY: read-only; the agent replaces whole values.
-        match unsafe { LISTENERS.get(self.netns) } {
-            Some(listeners) => match listeners.dns(is_v4, slot) {
-                Some(to) => Ok((to, Outcome::Query)),
-                None => Err(Outcome::NoListener),
-            },
-            None => Ok((dns::place(is_v4, slot, dns::PREFERRED_PORT), Outcome::QueryHeld)),
-        }
-    }
-
-    #[inline(always)]
-    fn refused(&self, ctx: &SockAddrContext, outcome: Outcome) {
-        report::refused_endpoint(ctx, &self.task, self.netns, self.resolver, self.protocol, outcome);
-    }
 }
 
 static EMPTY: Asker = Asker::EMPTY;

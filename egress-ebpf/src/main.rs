@@ -6,9 +6,12 @@
     allow(dead_code, reason = "checked on the host, run in the kernel")
 )]
 
+mod account;
+mod arrival;
 mod bind;
 mod connect;
 mod context;
+mod create;
 mod datagram;
 mod dns;
 mod exec;
@@ -17,6 +20,7 @@ mod name;
 mod packet;
 mod report;
 mod storage;
+mod tables;
 mod tcp;
 
 use aya_ebpf::{
@@ -37,39 +41,45 @@ const DROP: i32 = 2;
 #[cgroup_sock_addr(connect4)]
 fn egress_connect4(ctx: SockAddrContext) -> i32 {
     let destination = context::destination_v4(&ctx);
-    match dns::connect(&ctx, &destination) {
-        Some(asked) => ask_v4(&ctx, asked),
-        None => verdict(connect::v4(&ctx)),
-    }
+    let mut to = NOWHERE;
+    let answer = match dns::connect(&ctx, &destination, &mut to) {
+        Answer::Other => connect::judge(&ctx, &destination, &mut to),
+        answer @ (Answer::Refuse | Answer::Proceed | Answer::Redirect) => answer,
+    };
+    answer_v4(&ctx, answer, &to)
 }
 
 #[cgroup_sock_addr(connect6)]
 fn egress_connect6(ctx: SockAddrContext) -> i32 {
     let destination = context::destination_v6(&ctx);
-    match dns::connect(&ctx, &destination) {
-        Some(asked) => ask_v6(&ctx, asked),
-        None => verdict(connect::v6(&ctx)),
-    }
+    let mut to = NOWHERE;
+    let answer = match dns::connect(&ctx, &destination, &mut to) {
+        Answer::Other => connect::judge(&ctx, &destination, &mut to),
+        answer @ (Answer::Refuse | Answer::Proceed | Answer::Redirect) => answer,
+    };
+    answer_v6(&ctx, answer, &to)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 fn egress_sendmsg4(ctx: SockAddrContext) -> i32 {
     let destination = context::destination_v4(&ctx);
-    if let Some(asked) = dns::sendmsg(&ctx, &destination) {
-        return ask_v4(&ctx, asked);
-    }
-    datagram::observe(&ctx, destination);
-    PROCEED
+    let mut to = NOWHERE;
+    let answer = match dns::sendmsg(&ctx, &destination, &mut to) {
+        Answer::Other => datagram::judge(&ctx, &destination),
+        answer @ (Answer::Refuse | Answer::Proceed | Answer::Redirect) => answer,
+    };
+    answer_v4(&ctx, answer, &to)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn egress_sendmsg6(ctx: SockAddrContext) -> i32 {
     let destination = context::destination_v6(&ctx);
-    if let Some(asked) = dns::sendmsg(&ctx, &destination) {
-        return ask_v6(&ctx, asked);
-    }
-    datagram::observe(&ctx, destination);
-    PROCEED
+    let mut to = NOWHERE;
+    let answer = match dns::sendmsg(&ctx, &destination, &mut to) {
+        Answer::Other => datagram::judge(&ctx, &destination),
+        answer @ (Answer::Refuse | Answer::Proceed | Answer::Redirect) => answer,
+    };
+    answer_v6(&ctx, answer, &to)
 }
 
 #[cgroup_sock_addr(recvmsg4)]
@@ -125,7 +135,13 @@ fn egress_bind6(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock(sock_create)]
 fn egress_create(ctx: SockContext) -> i32 {
-    verdict(storage::note_birth(&ctx))
+    verdict(create::judge(&ctx))
+}
+
+#[cgroup_sock(sock_release)]
+fn egress_release(ctx: SockContext) -> i32 {
+    account::release(&ctx);
+    PROCEED
 }
 
 #[sock_ops]
@@ -143,30 +159,56 @@ fn egress_packet(ctx: SkBuffContext) -> i32 {
     }
 }
 
+#[cgroup_skb(ingress)]
+fn egress_arrival(ctx: SkBuffContext) -> i32 {
+    arrival::note(&ctx);
+    PROCEED
+}
+
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn egress_exec(_ctx: RawTracePointContext) -> i32 {
     exec::announce();
     0
 }
 
-/// Sends a query to the name service, or refuses it.
+/// What becomes of a call. Numbers, because it is the result of functions that are functions in the kernel, too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Answer {
+    Refuse = 0,
+    Proceed = 1,
+    /// It goes elsewhere.
+    Redirect = 2,
+    /// Somebody else is to answer.
+    Other = 3,
+}
+
+const NOWHERE: Endpoint = Endpoint::v4([0; 4], 0);
+
 #[inline(always)]
-fn ask_v4(ctx: &SockAddrContext, asked: Result<Endpoint, ()>) -> i32 {
-    // Cannot fail: an IPv4 resolver has a place on IPv4.
-    match asked.and_then(|to| context::set_v4(ctx, &to)) {
-        Ok(()) => PROCEED,
-        Err(()) => REFUSE,
+fn answer_v4(ctx: &SockAddrContext, answer: Answer, to: &Endpoint) -> i32 {
+    match answer {
+        Answer::Proceed => PROCEED,
+        Answer::Redirect => match context::set_v4(ctx, to) {
+            Ok(()) => PROCEED,
+            // Cannot be: an IPv4 destination is sent to an IPv4 place.
+            Err(()) => REFUSE,
+        },
+        Answer::Refuse | Answer::Other => REFUSE,
     }
 }
 
+/// A mapped destination (`::ffff:a.b.c.d`) reaches the IPv6 hook and never the other. It is judged as IPv4 and sent to the
+/// mapped form of an IPv4 place: `::1` would fail where IPv6 is disabled.
 #[inline(always)]
-fn ask_v6(ctx: &SockAddrContext, asked: Result<Endpoint, ()>) -> i32 {
-    match asked {
-        Ok(to) => {
-            context::set_v6(ctx, &to);
+fn answer_v6(ctx: &SockAddrContext, answer: Answer, to: &Endpoint) -> i32 {
+    match answer {
+        Answer::Proceed => PROCEED,
+        Answer::Redirect => {
+            context::set_v6(ctx, to);
             PROCEED
         }
-        Err(()) => REFUSE,
+        Answer::Refuse | Answer::Other => REFUSE,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every map of the enforcer. What they hold is defined in egress-common; their names are what `bpftool map` shows.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
@@ -8,8 +9,9 @@ use egress_common::{
     counter::COUNTERS,
     dns::{Asker, HeldQuery},
     event::{Event, ListenerWanted, Observed, ObservedKey},
-    flow::{Flow, FlowKey},
+    flow::{ClosedFlow, Flow, FlowKey},
     listener::Listeners,
+    member::{Allowance, BlockKey, Inbound, InboundKey, Member, PortChunk, Ports},
 };
 
 /// Cgroup id -> 1. Written by the agent (its own cgroup), read by connect. 64: one agent, one more while it is
@@ -22,10 +24,34 @@ pub static EXEMPT: HashMap<u64, u32, 64> = HashMap::new();
 #[btf_map]
 pub static INTERNAL: LpmTrie<[u8; 16], u32, 4096> = LpmTrie::new();
 
-/// TCP port in host order -> 1. Written by the agent: configured ports and those that domain rules name. Full: the
-/// policy is refused and the last good one stays.
+/// Cgroup id -> what is enforced there. Written by the agent for every cgroup below the enforced one, read by every hook
+/// that decides. Full: cgroups beyond are unknown, so their connects go to the proxy, and the rest is refused.
 #[btf_map]
-pub static PORTS: HashMap<u16, u32, 1024> = HashMap::new();
+pub static MEMBERS: HashMap<u64, Member, 32768> = HashMap::new();
+
+/// Policy and block -> the ports that are allowed there. Written by the agent, each policy under a number of its own, read
+/// where no name has to be asked. Full: the policies are refused and the last good ones stay.
+#[btf_map]
+pub static BLOCKS: LpmTrie<BlockKey, Allowance, 131072> = LpmTrie::new();
+
+/// Set and 512 ports -> a bit for each. Written by the agent, read with every TCP connect. 65,536 are 512 sets of all kinds
+/// of ports, or one for each of as many sets of a few neighbouring ones. Full: as BLOCKS.
+#[btf_map]
+pub static PORTS: HashMap<PortChunk, Ports, 65536, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// Workload and peer -> when the peer last sent a datagram. Written as it arrives, read when one is sent. Full: the least
+/// recently used leave, and are not answered.
+#[btf_map]
+pub static INBOUND: LruHashMap<InboundKey, Inbound, 65536> = LruHashMap::new();
+
+/// Socket cookie -> an open connect that went where it wanted to. Written at connect, removed at its end, read by the
+/// agent when policies change. Full: the connect is refused.
+#[btf_map]
+pub static DIRECT: HashMap<u64, Flow, 65536, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// Such flows at their end, for the log. The agent drains it by timer. 1 MiB is 5,700 of them. Full: counted.
+#[btf_map]
+pub static CLOSED: RingBuf<ClosedFlow, { 1 << 20 }> = RingBuf::new();
 
 /// Network namespace cookie -> the agent's listeners in it. Written by the agent when it has bound them, read by
 /// connect, bind and getsockname. One per pod: 16,384 is 64 times the kubelet's default of pods per node. Full: no
@@ -66,10 +92,10 @@ pub static ENFORCED: HashMap<u64, u32, 4> = HashMap::new();
 #[btf_map]
 pub static ANNOUNCED: LruHashMap<u64, u64, 4096> = LruHashMap::new();
 
-/// Attempts to report later -> their count. Least recently used leave first, which loses at most the count since their
-/// last report.
+/// Attempts to report later -> their count. The agent fetches what has been counted, and removes what has fallen silent.
+/// Full: each attempt beyond is reported by itself.
 #[btf_map]
-pub static OBSERVED: LruHashMap<ObservedKey, Observed, 16384> = LruHashMap::new();
+pub static OBSERVED: HashMap<ObservedKey, Observed, 16384> = HashMap::new();
 
 /// Reports for the agent, which drains them by timer: a wake-up would cost 11 us per connect. 1 MiB is 10,900 events.
 /// Full: counted.

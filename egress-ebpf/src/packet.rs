@@ -1,5 +1,5 @@
-//! Packets on their way out: a SYN is held until its namespace has a listener, and what is neither TCP nor UDP is
-//! counted and reported.
+//! Packets on their way out: a SYN is held until its namespace has a listener; what no hook of a system call has judged,
+//! or a newer policy has revoked, is dropped.
 
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, bpf_sock},
@@ -9,8 +9,8 @@ use aya_ebpf::{
 use egress_common::{
     address::Endpoint,
     counter::Counter,
-    decide::{TCP, UDP},
-    event::ListenerWanted,
+    decide::{self, PacketDecision, TCP, UDP},
+    event::{ListenerWanted, ObservedKey},
     flow::Flow,
     outcome::Outcome,
 };
@@ -18,22 +18,88 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
     Verdict,
+    create::RAW,
     maps::{LISTENERS, WANTED},
-    report::{self, Sender},
+    report::{self, By},
     storage,
+    tables::{self, Maps},
 };
+
+/// Bytes of a UDP header (RFC 768).
+pub const UDP_HEADER: u32 = 8;
+
+/// IPv6 extension headers that can have a source route, or hide one behind them (RFC 8200 section 4).
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const DESTINATION: u8 = 60;
+
+/// Bytes of an IPv4 header without options, in words.
+const PLAIN: u8 = 5;
 
 #[inline(always)]
 pub fn judge(ctx: &SkBuffContext) -> Verdict {
-    if let Some(flow) = full_socket(ctx).and_then(storage::existing) {
+    let Some(socket) = full_socket(ctx) else {
+        // The kernel calls programs for whole sockets only.
+        return Verdict::Proceed;
+    };
+    let flow = storage::existing(socket);
+    let mut policy = 0;
+    if let Some(flow) = flow {
         // SAFETY: the storage of the socket that the packet holds.
         let flow = unsafe { &mut *flow };
-        if flow.is_redirected() && flow.released == 0 {
-            return release(flow);
+        if flow.is_redirected() {
+            if flow.released == 0 {
+                return release(flow);
+            }
+        } else if flow.is_direct() {
+            policy = flow.policy;
+            if flow.protocol == UDP {
+                flow.sent = flow.sent.wrapping_add(u64::from(payload(ctx)));
+            }
         }
     }
-    observe(ctx);
-    Verdict::Proceed
+    // SAFETY: the helper takes the context of a cgroup_skb program.
+    let cgroup = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
+    let Some(facts) = facts(ctx, socket, cgroup, policy) else {
+        // Shorter than its own header: nothing that would leave.
+        return Verdict::Refuse;
+    };
+    match decide::packet(&facts, &Maps { netns: 0 }) {
+        PacketDecision::Pass => Verdict::Proceed,
+        PacketDecision::Renew => {
+            if let (Some(flow), Some(member)) = (flow, facts.member) {
+                // SAFETY: as above.
+                unsafe { (*flow).policy = member.policy };
+            }
+            Verdict::Proceed
+        }
+        PacketDecision::Report(outcome) => {
+            told(cgroup, &facts, outcome);
+            Verdict::Proceed
+        }
+        PacketDecision::Deny(_) if tables::is_exempt(cgroup) => Verdict::Proceed,
+        PacketDecision::Deny(outcome) => {
+            told(cgroup, &facts, outcome);
+            Verdict::Refuse
+        }
+    }
+}
+
+#[inline(always)]
+fn told(cgroup: u64, facts: &decide::Packet<'_>, outcome: Outcome) {
+    let key = ObservedKey {
+        cgroup,
+        destination: facts.destination,
+        protocol: facts.protocol as u16,
+        outcome: outcome as u16,
+    };
+    // Datagrams leave in the call that sends them; TCP also by timers and by what arrives.
+    let by = if facts.protocol == TCP {
+        By::Packet
+    } else {
+        By::Task
+    };
+    report::observed(&key, 0, 0, by as u32);
 }
 
 /// Lets the packets of a held connect go once there is the listener they are addressed to. Until then the SYN is
@@ -72,41 +138,117 @@ pub fn full_socket(ctx: &SkBuffContext) -> Option<*mut bpf_sock> {
     if full.is_null() { None } else { Some(full) }
 }
 
-#[inline(always)]
-fn observe(ctx: &SkBuffContext) {
-    let Some((destination, protocol)) = destination(ctx) else {
-        return;
-    };
-    if protocol == TCP || protocol == UDP || destination.is_loopback() {
-        // Judged by their sockets' hooks already.
-        return;
-    }
-    // SAFETY: the helper takes the context of a cgroup_skb program.
-    let cgroup = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
-    let sender = Sender {
-        cgroup,
-        netns: 0,
-        socket: 0,
-        pid: 0,
-        uid: 0,
-        command: [0; 16],
-    };
-    report::observed(&sender, destination, protocol, Outcome::OtherSocket);
-}
-
 /// The packet begins with its network header. Extension headers of IPv6 are told as what they are.
 #[inline(always)]
-fn destination(ctx: &SkBuffContext) -> Option<(Endpoint, u32)> {
+fn facts(
+    ctx: &SkBuffContext,
+    socket: *mut bpf_sock,
+    cgroup: u64,
+    policy: u32,
+) -> Option<decide::Packet<'static>> {
+    let version: u8 = ctx.load(0).ok()?;
+    let (destination, protocol, has_options, begin) = match version >> 4 {
+        4 => {
+            let header: Ipv4Hdr = ctx.load(0).ok()?;
+            (
+                Endpoint::v4(header.dst_addr, 0),
+                u32::from(header.proto),
+                version & 0xf != PLAIN,
+                u32::from(version & 0xf) * 4,
+            )
+        }
+        6 => {
+            let header: Ipv6Hdr = ctx.load(0).ok()?;
+            (
+                Endpoint::v6(header.dst_addr, 0),
+                u32::from(header.next_hdr),
+                matches!(header.next_hdr, HOP_BY_HOP | ROUTING | DESTINATION),
+                size_of::<Ipv6Hdr>() as u32,
+            )
+        }
+        _ => return None,
+    };
+    let destination = if protocol == UDP {
+        let port: [u8; 2] = ctx.load(begin as usize + 2).ok()?;
+        destination.with_port(u16::from_be_bytes(port))
+    } else {
+        destination
+    };
+    Some(decide::Packet {
+        destination,
+        protocol,
+        has_options,
+        // SAFETY: a whole socket, as the verifier knows it.
+        is_raw: unsafe { (*socket).type_ } == RAW,
+        member: tables::member(cgroup),
+        policy,
+    })
+}
+
+/// The protocol after the network header.
+#[inline(always)]
+pub fn protocol(ctx: &SkBuffContext) -> Option<u32> {
+    let version: u8 = ctx.load(0).ok()?;
+    let protocol: u8 = match version >> 4 {
+        4 => ctx.load(9).ok()?,
+        6 => ctx.load(6).ok()?,
+        _ => return None,
+    };
+    Some(u32::from(protocol))
+}
+
+/// Bytes behind the headers of a datagram. One that is segmented by the device counts its header once.
+#[inline(always)]
+pub fn payload(ctx: &SkBuffContext) -> u32 {
+    let headers = match ctx.load::<u8>(0) {
+        Ok(version) if version >> 4 == 6 => size_of::<Ipv6Hdr>() as u32,
+        Ok(version) => u32::from(version & 0xf) * 4,
+        Err(_) => 0,
+    };
+    ctx.len().saturating_sub(headers + UDP_HEADER)
+}
+
+/// The ends of a datagram, and where what it carries begins.
+pub struct Ends {
+    pub from: Endpoint,
+    pub to: Endpoint,
+    pub payload: u32,
+}
+
+/// The ends of a datagram; `None` if it is none, or has extension headers of IPv6.
+#[inline(always)]
+pub fn ends(ctx: &SkBuffContext) -> Option<Ends> {
     let version: u8 = ctx.load(0).ok()?;
     match version >> 4 {
         4 => {
             let header: Ipv4Hdr = ctx.load(0).ok()?;
-            Some((Endpoint::v4(header.dst_addr, 0), u32::from(header.proto)))
+            let begin = u32::from(version & 0xf) * 4;
+            let (source, destination) = ports(ctx, begin)?;
+            Some(Ends {
+                from: Endpoint::v4(header.src_addr, source),
+                to: Endpoint::v4(header.dst_addr, destination),
+                payload: begin + UDP_HEADER,
+            })
         }
         6 => {
             let header: Ipv6Hdr = ctx.load(0).ok()?;
-            Some((Endpoint::v6(header.dst_addr, 0), u32::from(header.next_hdr)))
+            if u32::from(header.next_hdr) != UDP {
+                return None;
+            }
+            let begin = size_of::<Ipv6Hdr>() as u32;
+            let (source, destination) = ports(ctx, begin)?;
+            Some(Ends {
+                from: Endpoint::v6(header.src_addr, source),
+                to: Endpoint::v6(header.dst_addr, destination),
+                payload: begin + UDP_HEADER,
+            })
         }
         _ => None,
     }
+}
+
+#[inline(always)]
+fn ports(ctx: &SkBuffContext, begin: u32) -> Option<(u16, u16)> {
+    let [a, b, c, d]: [u8; 4] = ctx.load(begin as usize).ok()?;
+    Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
 }

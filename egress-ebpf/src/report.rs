@@ -1,125 +1,88 @@
 //! Counters and events. Nothing here decides anything, and nothing is lost without being counted.
 
-use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, programs::SockAddrContext};
+use aya_ebpf::{
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::bpf_get_current_pid_tgid,
+    programs::SockAddrContext,
+};
 use egress_common::{
     address::Endpoint,
-    counter::{self, Counter},
-    decide::ConnectFacts,
-    event::{Observed, ObservedKey, REPORT_INTERVAL},
+    counter::{self, COUNTERS, Counter},
+    event::{ListenerWanted, Observed, ObservedKey, REPORT_INTERVAL},
     outcome::Outcome,
 };
 
 use crate::{
-    connect,
-    context::{self, Task},
-    maps::{COUNTS, EVENTS, OBSERVED},
+    context,
+    maps::{COUNTS, EVENTS, OBSERVED, WANTED},
 };
 
-/// Whose attempt is reported.
-pub struct Sender {
-    pub cgroup: u64,
-    pub netns: u64,
-    pub socket: u64,
-    pub pid: u32,
-    pub uid: u32,
-    pub command: [u8; 16],
+/// Who is told of.
+#[derive(Clone, Copy)]
+pub enum By {
+    /// The task whose call is running, by its socket.
+    Task,
+    /// Whoever sent a packet: the task that runs now may be another one.
+    Packet,
 }
 
-impl Sender {
-    #[inline(always)]
-    pub fn of(ctx: &SockAddrContext, task: &Task, netns: u64) -> Self {
-        Self {
-            cgroup: task.cgroup,
-            netns,
-            socket: context::socket_cookie(ctx),
-            pid: task.pid,
-            uid: task.uid,
-            command: task.command,
-        }
-    }
-}
-
-/// A refused connect: always one event of its own.
-#[inline(always)]
-pub fn refused(ctx: &SockAddrContext, task: &Task, netns: u64, facts: &ConnectFacts<'_>, outcome: Outcome) {
-    count(outcome);
-    event(
-        &Sender::of(ctx, task, netns),
-        facts.destination,
-        facts.protocol,
-        outcome,
-        1,
-    );
-}
-
-/// As [`refused`], for what was judged without the facts of a connect.
-#[inline(always)]
-pub fn refused_endpoint(
-    ctx: &SockAddrContext,
-    task: &Task,
-    netns: u64,
-    destination: Endpoint,
-    protocol: u32,
-    outcome: Outcome,
-) {
-    count(outcome);
-    event(&Sender::of(ctx, task, netns), destination, protocol, outcome, 1);
-}
-
-/// A connect that goes where it wants to: internal and exempt ones are counted, the rest is reported.
-#[inline(always)]
-pub fn passed(ctx: &SockAddrContext, task: &Task, netns: u64, facts: &ConnectFacts<'_>, outcome: Outcome) {
-    if matches!(outcome, Outcome::Internal | Outcome::Exempt) {
-        count(outcome);
-        return;
-    }
-    let sender = Sender::of(ctx, task, netns);
-    if connect::is_tcp(facts.protocol) {
-        count(outcome);
-        event(&sender, facts.destination, facts.protocol, outcome, 1);
-    } else {
-        observed(&sender, facts.destination, facts.protocol, outcome);
-    }
-}
-
-/// Counts an attempt, and reports it if it is the first of its kind or the last report is long ago.
-#[inline(always)]
-pub fn observed(sender: &Sender, destination: Endpoint, protocol: u32, outcome: Outcome) {
-    count(outcome);
-    let key = ObservedKey {
-        cgroup: sender.cgroup,
-        destination,
-        protocol,
+/// Asks the agent whose cgroup it is.
+#[inline(never)]
+pub fn unknown(cgroup: u64, netns: u64) {
+    let wanted = ListenerWanted {
+        netns,
+        cgroup,
+        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        reserved: 0,
     };
+    if WANTED.output(wanted, u64::from(BPF_RB_FORCE_WAKEUP)).is_err() {
+        count_loss(Counter::WantedLost);
+    }
+}
+
+/// An attempt of the running task.
+#[inline(always)]
+pub fn attempt(ctx: &SockAddrContext, netns: u64, destination: &Endpoint, protocol: u32, outcome: Outcome) {
+    let key = ObservedKey {
+        cgroup: context::cgroup_id(),
+        destination: *destination,
+        protocol: protocol as u16,
+        outcome: outcome as u16,
+    };
+    observed(&key, netns, context::socket_cookie(ctx), By::Task as u32);
+}
+
+/// Counts an attempt, and reports it if it is the first of its kind or the last report is long ago. `by` is a [`By`]. A
+/// function of its own in the kernel, too: inlined, its stack would add up with that of every caller.
+#[inline(never)]
+pub fn observed(key: &ObservedKey, netns: u64, socket: u64, by: u32) {
+    increment(u32::from(key.outcome) & (COUNTERS - 1));
     let now = context::now();
     if let Some(entry) = OBSERVED.get_ptr_mut(key) {
-        // SAFETY: an entry of a preallocated map stays readable and writable even if it is evicted meanwhile; two CPUs
-        // may both add to it and one addition be lost, which the per-CPU count above is not subject to.
+        // SAFETY: an entry of a preallocated map stays readable and writable even if it is removed meanwhile. Two CPUs
+        // may both add to it and one addition be lost, which the per-CPU count above is not subject to: this target has
+        // no atomic additions. Where both report at once, the agent finds by the total that it has one report twice.
         let entry = unsafe { &mut *entry };
         entry.count += 1;
         if now.wrapping_sub(entry.reported) < REPORT_INTERVAL {
             return;
         }
-        let pending = entry.count;
-        entry.count = 0;
         entry.reported = now;
-        event(sender, destination, protocol, outcome, pending);
+        let total = entry.count;
+        let pending = total.wrapping_sub(entry.told);
+        entry.told = total;
+        event(key, netns, socket, by, pending, total);
         return;
     }
-    if OBSERVED
-        .insert(
-            key,
-            Observed {
-                count: 0,
-                reported: now,
-            },
-            0,
-        )
-        .is_err()
-    {
+    let first = Observed {
+        count: 1,
+        told: 1,
+        reported: now,
+    };
+    if OBSERVED.insert(key, first, 0).is_err() {
         count_loss(Counter::ObservedFull);
     }
-    event(sender, destination, protocol, outcome, 1);
+    event(key, netns, socket, by, 1, 1);
 }
 
 /// Counts an outcome of this CPU.
@@ -143,7 +106,7 @@ fn increment(index: u32) {
 }
 
 #[inline(always)]
-fn event(sender: &Sender, destination: Endpoint, protocol: u32, outcome: Outcome, attempts: u64) {
+fn event(key: &ObservedKey, netns: u64, socket: u64, by: u32, attempts: u64, total: u64) {
     let Some(mut entry) = EVENTS.reserve(0) else {
         count_loss(Counter::EventsLost);
         return;
@@ -153,16 +116,20 @@ fn event(sender: &Sender, destination: Endpoint, protocol: u32, outcome: Outcome
     // value would first be built on the 512-byte stack.
     unsafe {
         (*event).time = context::now();
-        (*event).socket = sender.socket;
-        (*event).cgroup = sender.cgroup;
-        (*event).netns = sender.netns;
-        (*event).destination = destination;
-        (*event).pid = sender.pid;
-        (*event).uid = sender.uid;
-        (*event).outcome = outcome as u16;
-        (*event).protocol = protocol as u16;
+        (*event).socket = socket;
+        (*event).cgroup = key.cgroup;
+        (*event).netns = netns;
+        (*event).destination = key.destination;
+        (*event).pid = 0;
+        (*event).uid = 0;
+        (*event).outcome = key.outcome;
+        (*event).protocol = key.protocol;
         (*event).count = attempts;
-        (*event).command = sender.command;
+        (*event).total = total;
+        (*event).command = [0; 16];
+        if by == By::Task as u32 {
+            context::identify(&mut (*event).pid, &mut (*event).uid, &mut (*event).command);
+        }
     }
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
 }

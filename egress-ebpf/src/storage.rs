@@ -3,7 +3,7 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    helpers::generated::{bpf_get_current_cgroup_id, bpf_setsockopt, bpf_sk_storage_get},
+    helpers::generated::{bpf_setsockopt, bpf_sk_storage_get},
     programs::{SockAddrContext, SockContext},
 };
 use egress_common::flow::Flow;
@@ -31,13 +31,21 @@ pub fn existing(socket: *mut bpf_sock) -> Option<*mut Flow> {
     lookup(socket.cast(), core::ptr::null(), 0)
 }
 
+/// The storage of the socket that is the context of a cgroup_sock program, if it has one.
+#[inline(always)]
+pub fn of_context(socket: *mut core::ffi::c_void) -> Option<*mut Flow> {
+    lookup(socket, core::ptr::null(), 0)
+}
+
 /// Notes in which cgroup a socket was made: its hooks will always be those of that cgroup, whoever uses it later.
 #[inline(always)]
-pub fn note_birth(ctx: &SockContext) -> Verdict {
-    // SAFETY: no arguments.
-    let born = Flow::born(unsafe { bpf_get_current_cgroup_id() });
-    match lookup(ctx.as_ptr(), &raw const born, BPF_SK_STORAGE_GET_F_CREATE) {
-        Some(_) => Verdict::Proceed,
+pub fn note_birth(ctx: &SockContext, cgroup: u64) -> Verdict {
+    match lookup(ctx.as_ptr(), &raw const EMPTY, BPF_SK_STORAGE_GET_F_CREATE) {
+        Some(state) => {
+            // SAFETY: the storage of a socket that is being made.
+            unsafe { (*state).birth_cgroup = cgroup };
+            Verdict::Proceed
+        }
         // Without the note a socket could change hands unseen.
         None => Verdict::Refuse,
     }
@@ -58,7 +66,10 @@ pub fn birth(socket: *mut bpf_sock) -> u64 {
 pub fn forget(socket: *mut bpf_sock) {
     if let Some(state) = existing(socket) {
         // SAFETY: the storage of a socket that the running call holds.
-        unsafe { (*state).netns = 0 };
+        unsafe {
+            (*state).lane = 0;
+            (*state).netns = 0;
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! sock_ops: publish a redirected connect for the agent before its SYN leaves, withdraw it if the connect fails.
+//! sock_ops: publish a redirected connect for the agent before its SYN leaves, withdraw it if the connect fails; close the
+//! books of a direct one.
 
 use aya_ebpf::{
     bindings::{
@@ -13,13 +14,13 @@ use egress_common::{
     flow::{Flow, FlowKey},
 };
 
-use crate::{context, maps::FLOWS, report, storage};
+use crate::{account, context, maps::FLOWS, report, storage};
 
 #[inline(always)]
 pub fn follow(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => publish(ctx),
-        BPF_SOCK_OPS_STATE_CB => withdraw(ctx),
+        BPF_SOCK_OPS_STATE_CB => ended(ctx),
         _ => {}
     }
 }
@@ -27,9 +28,19 @@ pub fn follow(ctx: &SockOpsContext) {
 /// Runs after the local port is chosen and before the SYN is built.
 #[inline(always)]
 fn publish(ctx: &SockOpsContext) {
-    let Some(flow) = redirected(ctx) else { return };
+    let Some(flow) = of(ctx) else { return };
     // SAFETY: the storage of the socket whose connect is running.
-    let flow = unsafe { &*flow };
+    let flow = unsafe { &mut *flow };
+    if flow.is_direct() {
+        account::begin(flow);
+        // Without the flag the account stays open until the agent finds that the socket is gone.
+        let _swept_later = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+        return;
+    }
+    if !flow.is_redirected() {
+        return;
+    }
+    let flow: &Flow = flow;
     let key = FlowKey::leg(flow.netns, local(ctx, flow), &flow.redirect);
     if FLOWS.insert(key, flow, 0).is_err() {
         // The SYN cannot be stopped here; the agent closes what it cannot explain.
@@ -40,31 +51,30 @@ fn publish(ctx: &SockOpsContext) {
     let _swept_later = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
 }
 
-/// Only for connects that failed: an established connection waits in the listener's queue and its flow for the accept,
-/// even if the client has closed already.
+/// A redirected connect that failed is withdrawn: an established connection waits in the listener's queue and its flow for
+/// the accept, even if the client has closed already. A direct one is closed in the books.
 #[inline(always)]
-fn withdraw(ctx: &SockOpsContext) {
-    if ctx.arg(0) != BPF_TCP_SYN_SENT || ctx.arg(1) != BPF_TCP_CLOSE {
+fn ended(ctx: &SockOpsContext) {
+    if ctx.arg(1) != BPF_TCP_CLOSE {
         return;
     }
-    let Some(flow) = redirected(ctx) else { return };
+    let Some(flow) = of(ctx) else { return };
     // SAFETY: as in `publish`.
-    let flow = unsafe { &*flow };
-    let key = FlowKey::leg(flow.netns, local(ctx, flow), &flow.redirect);
-    let _taken_already = FLOWS.remove(key);
+    let flow = unsafe { &mut *flow };
+    let has_failed = ctx.arg(0) == BPF_TCP_SYN_SENT;
+    if flow.is_direct() {
+        account::end(ctx, flow, !has_failed);
+    } else if flow.is_redirected() && has_failed {
+        let key = FlowKey::leg(flow.netns, local(ctx, flow), &flow.redirect);
+        let _taken_already = FLOWS.remove(key);
+    }
 }
 
 #[inline(always)]
-fn redirected(ctx: &SockOpsContext) -> Option<*mut Flow> {
+fn of(ctx: &SockOpsContext) -> Option<*mut Flow> {
     // SAFETY: the kernel hands out a valid context.
     let socket = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
-    let flow = storage::existing(socket)?;
-    // SAFETY: as in `publish`.
-    if unsafe { (*flow).is_redirected() } {
-        Some(flow)
-    } else {
-        None
-    }
+    storage::existing(socket)
 }
 
 /// The client's end of the loopback leg. A mapped connect has its IPv4 address in `local_ip4` on every kernel, in

@@ -9,7 +9,7 @@ use std::{
 };
 
 use egress_agent::{
-    access_log::{AccessLog, Asked, Ending, Options, Output, Protocol, Record, Target},
+    access_log::{AccessLog, Asked, Carrier, Ending, Options, Output, Protocol, Record, Target},
     identity::{Process, Workload},
     policy::Verdict,
 };
@@ -98,6 +98,7 @@ fn record(number: u64) -> Record {
         original: address,
         workload: Arc::new(Workload::default()),
         process: Process::default(),
+        carrier: Carrier::TCP,
         protocol: Protocol::Http1,
         asked: Asked::Request {
             method: Method::GET,
@@ -116,5 +117,6 @@ fn record(number: u64) -> Record {
         verdict: Verdict::without_rule(Outcome::AllowedByRule),
         enforced: true,
         ending: Ending::Complete,
+        attempts: 1,
     }
 }

@@ -18,6 +18,7 @@ mod errors;
 mod exec;
 mod exec_privileges;
 mod failures;
+mod fence;
 mod full_disk;
 mod hold;
 mod http;
@@ -61,6 +62,7 @@ fn all() -> Vec<Promise> {
         clients::promises(),
         tunnel::promises(),
         failures::promises(),
+        fence::promises(),
         access_log::promises(),
         daemon::promises(),
         life::promises(),

@@ -4,7 +4,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use egress_agent::{
     access_log::{
-        AccessLog, Asked, COMBINED, COMMON, Ending, Format, Output, Protocol, Record, SQUID, Target,
+        AccessLog, Asked, COMBINED, COMMON, Carrier, Ending, Format, Output, Protocol, Record, SQUID, Target,
     },
     identity::{Process, Workload},
     policy::{DomainName, Host, Verdict},
@@ -341,6 +341,7 @@ fn record(case: &Case, facts: &str) -> Record {
         original: "198.51.100.4:80".parse().expect("an address"),
         workload: Arc::new(Workload::default()),
         process: Process::default(),
+        carrier: Carrier::TCP,
         protocol: Protocol::Unknown,
         asked,
         tls: None,
@@ -363,6 +364,7 @@ fn record(case: &Case, facts: &str) -> Record {
         verdict: Verdict::without_rule(case.outcome),
         enforced: true,
         ending: case.ending,
+        attempts: 1,
     }
 }
 

@@ -29,6 +29,7 @@ struct Line<'a> {
     pid: u32,
     uid: u32,
     command: &'a str,
+    transport: &'static str,
     protocol: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'a str>,
@@ -51,6 +52,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     would_deny: Option<bool>,
     ending: &'static str,
+    #[serde(skip_serializing_if = "is_one")]
+    attempts: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<Tls<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,6 +107,11 @@ pub(super) fn render(facts: &Facts<'_>, strip_query_terms: bool, url: &mut Vec<u
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde hands it over")]
+const fn is_one(attempts: &u64) -> bool {
+    *attempts == 1
+}
+
 fn line<'a>(facts: &'a Facts<'_>, record: &'a Record, url: &'a [u8]) -> Line<'a> {
     let text = |value: &'a HeaderValue| String::from_utf8_lossy(value.as_bytes());
     Line {
@@ -117,6 +125,7 @@ fn line<'a>(facts: &'a Facts<'_>, record: &'a Record, url: &'a [u8]) -> Line<'a>
         pid: record.process.pid,
         uid: record.process.uid,
         command: &record.process.command,
+        transport: record.carrier.as_str(),
         protocol: record.protocol.as_str(),
         method: facts.method(),
         host: facts.domain(),
@@ -133,6 +142,7 @@ fn line<'a>(facts: &'a Facts<'_>, record: &'a Record, url: &'a [u8]) -> Line<'a>
         enforced: record.enforced,
         would_deny: (!record.enforced).then(|| record.verdict.outcome.class() == Class::Deny),
         ending: record.ending.as_str(),
+        attempts: record.attempts,
         tls: record
             .tls
             .as_ref()

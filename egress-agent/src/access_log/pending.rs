@@ -92,6 +92,7 @@ fn moved_out_of(record: &mut Record) -> Record {
         original: record.original,
         workload: Arc::clone(&record.workload),
         process: mem::take(&mut record.process),
+        carrier: record.carrier,
         protocol: record.protocol,
         asked: mem::replace(&mut record.asked, Asked::Nothing),
         tls: record.tls.take(),
@@ -106,6 +107,7 @@ fn moved_out_of(record: &mut Record) -> Record {
         verdict: record.verdict.clone(),
         enforced: record.enforced,
         ending: record.ending,
+        attempts: record.attempts,
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Record {
     pub workload: Arc<Workload>,
     /// The process that dialled.
     pub process: Process,
+    /// What carried the bytes, as an IP protocol number: 6 for TCP.
+    pub carrier: Carrier,
     /// What the bytes were.
     pub protocol: Protocol,
     /// What was asked for, as far as it became known.
@@ -52,7 +54,13 @@ pub struct Record {
     pub enforced: bool,
     /// How it ended.
     pub ending: Ending,
+    /// How many attempts alike the record stands for: what the kernel refuses can be tried a million times a second.
+    pub attempts: u64,
 }
+
+/// An IP protocol, by its number (IANA's protocol numbers).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Carrier(pub u16);
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +137,30 @@ pub enum Ending {
     Drained,
     /// A new policy set reversed the verdict.
     PolicyChanged,
+}
+
+impl Carrier {
+    /// TCP.
+    pub const TCP: Self = Self(6);
+    /// UDP.
+    pub const UDP: Self = Self(17);
+    /// Multipath TCP, which is TCP on the wire.
+    const MPTCP: Self = Self(262);
+
+    /// The word in logs; `ip` for those that have none here.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TCP | Self::MPTCP => "tcp",
+            Self::UDP => "udp",
+            Self(1) => "icmp",
+            Self(33) => "dccp",
+            Self(58) => "icmpv6",
+            Self(132) => "sctp",
+            Self(136) => "udplite",
+            Self(_) => "ip",
+        }
+    }
 }
 
 impl Protocol {

@@ -20,7 +20,7 @@ use std::fmt;
 
 use egress_common::outcome::Outcome;
 
-use super::record::{Asked, Ending, Record};
+use super::record::{Asked, Carrier, Ending, Record};
 
 /// The three fields that squid derives from how it treated a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,14 @@ pub enum Tag {
     Denied,
     /// Bytes passed through unread.
     Tunnel,
+    /// A datagram, refused by the rules: not one of squid's words for what it proxies, but made as they are.
+    DeniedDatagram,
+    /// Datagrams passed.
+    PassedDatagram,
+    /// What is neither TCP nor UDP, refused by the rules.
+    DeniedOther,
+    /// What is neither TCP nor UDP passed.
+    PassedOther,
 }
 
 /// What squid appends to a [`Tag`].
@@ -137,6 +145,9 @@ impl Course {
             | Outcome::OtherTcp
             | Outcome::OtherUdp
             | Outcome::OtherSocket
+            | Outcome::Direct
+            | Outcome::InboundReply
+            | Outcome::DatagramConnect
             | Outcome::Query
             | Outcome::QueryHeld
             | Outcome::AllowedByRule
@@ -146,6 +157,12 @@ impl Course {
             | Outcome::BoundDevice
             | Outcome::NoStorage
             | Outcome::UnknownFamily
+            | Outcome::Refused
+            | Outcome::ForbiddenProtocol
+            | Outcome::UnknownCgroup
+            | Outcome::DirectFull
+            | Outcome::Revoked
+            | Outcome::OpenedBefore
             | Outcome::NoListener
             | Outcome::QueryAmbiguous
             | Outcome::NoRule
@@ -212,7 +229,13 @@ impl ResultCode {
         let suffix = match tag {
             Tag::Miss => Suffix::of(record.ending),
             // squid's tunnels never carry a suffix, nor do its own refusals.
-            Tag::None | Tag::Denied | Tag::Tunnel => Suffix::None,
+            Tag::None
+            | Tag::Denied
+            | Tag::Tunnel
+            | Tag::DeniedDatagram
+            | Tag::PassedDatagram
+            | Tag::DeniedOther
+            | Tag::PassedOther => Suffix::None,
         };
         Self {
             tag,
@@ -244,7 +267,7 @@ impl ResultCode {
             Asked::Nothing | Asked::Tunnel { .. } | Asked::Request { .. } => status,
         };
         Self {
-            tag,
+            tag: tag.carried_by(record.carrier),
             suffix: Suffix::None,
             hierarchy,
             status,
@@ -294,6 +317,18 @@ impl Suffix {
 }
 
 impl Tag {
+    /// The same for what is not TCP. squid, which has no such thing, begins its words with what carried the request.
+    const fn carried_by(self, carrier: Carrier) -> Self {
+        match (self, carrier.as_str().as_bytes()) {
+            (tag, b"tcp") => tag,
+            (Self::Denied, b"udp") => Self::DeniedDatagram,
+            (Self::Tunnel, b"udp") => Self::PassedDatagram,
+            (Self::Denied, _) => Self::DeniedOther,
+            (Self::Tunnel, _) => Self::PassedOther,
+            (tag, _) => tag,
+        }
+    }
+
     /// squid's word.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -302,6 +337,10 @@ impl Tag {
             Self::Miss => "TCP_MISS",
             Self::Denied => "TCP_DENIED",
             Self::Tunnel => "TCP_TUNNEL",
+            Self::DeniedDatagram => "UDP_DENIED",
+            Self::PassedDatagram => "UDP_TUNNEL",
+            Self::DeniedOther => "NONE_DENIED",
+            Self::PassedOther => "NONE_TUNNEL",
         }
     }
 }

@@ -6,7 +6,7 @@ use egress_common::outcome::Outcome;
 use http::{HeaderValue, Method, Uri, Version};
 use jiff::Timestamp;
 
-use super::{Asked, Ending, Protocol, Record};
+use super::{Asked, Carrier, Ending, Protocol, Record};
 use crate::{
     identity::{Process, Workload},
     policy::{DomainName, Host, PolicyKind, RuleId, Verdict},
@@ -42,6 +42,7 @@ pub(super) fn nothing(outcome: Outcome) -> Record {
             uid: 1000,
             command: "curl".to_owned(),
         },
+        carrier: Carrier::TCP,
         protocol: Protocol::Unknown,
         asked: Asked::Nothing,
         tls: None,
@@ -56,6 +57,7 @@ pub(super) fn nothing(outcome: Outcome) -> Record {
         verdict: Verdict::without_rule(outcome),
         enforced: true,
         ending: Ending::Refused,
+        attempts: 1,
     }
 }
 

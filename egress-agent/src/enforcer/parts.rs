@@ -12,13 +12,14 @@ use std::{
 use anyhow::ensure;
 use egress_common::listener::LISTENERS_PER_FAMILY;
 
-use super::{Enforcer, EnforcerSettings, control::Control, redirected_ports, reports::Reports, sites::Sites};
+use super::{Enforcer, EnforcerSettings, control::Control, reports::Reports, roster::Roster, sites::Sites};
 use crate::{
     drain::{self, DrainTrigger},
     identity::Identities,
     instance::{Instance, Traces},
     kernel::{
-        self, Attachment, CgroupMount, Counts, FlowTable, HeldReader, ListenerTable, Settings, WantedReader,
+        self, Attachment, CgroupMount, DirectTable, FlowTable, HeldReader, ListenerTable, Settings,
+        WantedReader,
     },
     proxy::{WorkerContext, WorkerCounts, Workers},
 };
@@ -29,10 +30,12 @@ pub(super) struct Parts {
     wanted: WantedReader,
     held: HeldReader,
     flows: FlowTable,
+    direct: DirectTable,
     sites: Sites,
     workers: Workers,
     drain: DrainTrigger,
     reports: Reports,
+    roster: Roster,
     control: Control,
 }
 
@@ -49,14 +52,14 @@ impl Parts {
         kernel_settings.internal(&settings.internal)?;
         kernel_settings.exempt(&exempt_cgroups(&mount, &settings.cgroup, predecessor)?)?;
         kernel_settings.enforce(fs::metadata(&settings.cgroup)?.ino())?;
-        let ports = redirected_ports(&settings.ports, &settings.services.policy.load())?;
-        kernel_settings.redirect_ports(&ports)?;
 
         let identities = Arc::new(Identities::new(
             mount.path,
             settings.cgroup.clone(),
             settings.mappings.clone(),
         ));
+        let mut roster = Roster::open(pins, Arc::clone(&identities), &settings.ports)?;
+        roster.enrol(&settings.services.policy.load())?;
         let (drain, watcher) = drain::channel();
         let context = WorkerContext {
             services: Arc::clone(&settings.services),
@@ -76,10 +79,12 @@ impl Parts {
             wanted: WantedReader::open(pins)?,
             held: HeldReader::open(pins)?,
             flows: FlowTable::open(pins)?,
+            direct: DirectTable::open(pins)?,
             sites: Sites::new(table, legs, settings.cgroup.clone()),
             workers,
             drain,
-            reports: Reports::new(kernel::EventReader::open(pins)?, Counts::open(pins)?, identities),
+            reports: Reports::open(pins)?,
+            roster,
             control: Control::listen(instance, settings.may_inherit)?,
         })
     }
@@ -96,24 +101,27 @@ impl Parts {
             wanted,
             held,
             flows,
+            direct,
             sites,
             workers,
             drain,
             reports,
+            roster,
             control,
         } = self;
         Enforcer {
             instance,
             attachment,
             settings,
-            ports: from.ports,
             wanted,
             held,
             flows,
+            direct,
             sites,
             workers,
             drain,
             reports,
+            roster,
             control,
             cgroup: from.cgroup,
             internal: from.internal,

@@ -1,37 +1,38 @@
-//! What the kernel programs tell: events into the agent's own log, counters for `status`.
+//! What the kernel programs tell: refusals and flows that went past the agent into the access log, counters for `status`.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path};
 
-use egress_common::{
-    counter::Counter,
-    event::Event,
-    outcome::{Class, Outcome},
-};
+use egress_common::{counter::Counter, outcome::Outcome};
 
+use super::ledger::Ledger;
 use crate::{
-    identity::Identities,
-    kernel::{Counts, EventReader, TableError},
+    access_log::AccessLog,
+    kernel::{ClosedReader, Counts, Due, EventReader, ObservedTable, TableError},
 };
 
-/// Reads events and counters.
+/// Reads events, ends of flows and counters.
 #[derive(Debug)]
 pub(super) struct Reports {
     events: EventReader,
+    closed: ClosedReader,
+    observed: ObservedTable,
     counts: Counts,
-    identities: Arc<Identities>,
     lost: u64,
 }
 
 impl Reports {
-    /// A reader of both.
-    #[must_use]
-    pub(super) fn new(events: EventReader, counts: Counts, identities: Arc<Identities>) -> Self {
-        Self {
-            events,
-            counts,
-            identities,
+    /// Opens the pinned maps.
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub(super) fn open(pins: &Path) -> Result<Self, TableError> {
+        Ok(Self {
+            events: EventReader::open(pins)?,
+            closed: ClosedReader::open(pins)?,
+            observed: ObservedTable::open(pins)?,
+            counts: Counts::open(pins)?,
             lost: 0,
-        }
+        })
     }
 
     /// Reads on from where somebody else has stopped.
@@ -40,14 +41,31 @@ impl Reports {
     /// See [`TableError`].
     pub(super) fn reopen(&mut self, pins: &Path) -> Result<(), TableError> {
         self.events = EventReader::open(pins)?;
+        self.closed = ClosedReader::open(pins)?;
         Ok(())
     }
 
-    /// Writes waiting events to the log. What the kernel could not report is said once for each fetch that finds more.
-    pub(super) fn fetch(&mut self) {
-        let identities = &self.identities;
-        self.events.drain(|event| tell(event, identities));
-        match self.counts.loss(Counter::EventsLost) {
+    /// Writes what waits to the log. What the kernel could not report is said once for each fetch that finds more.
+    pub(super) fn fetch(&mut self, ledger: &Ledger<'_>, log: &AccessLog) {
+        let observed = &mut self.observed;
+        self.events.drain(|event| {
+            let attempts = observed.news(event);
+            ledger
+                .attempts(event, attempts)
+                .into_iter()
+                .for_each(|record| log.record(record));
+        });
+        self.closed.drain(|closed| {
+            ledger
+                .closed(closed)
+                .into_iter()
+                .for_each(|record| log.record(record));
+        });
+        let lost = [Counter::EventsLost, Counter::EndsLost]
+            .into_iter()
+            .map(|counter| self.counts.loss(counter))
+            .sum::<Result<u64, _>>();
+        match lost {
             Ok(lost) if lost > self.lost => {
                 tracing::warn!(
                     lost = lost - self.lost,
@@ -57,6 +75,19 @@ impl Reports {
             }
             Ok(_same) => {}
             Err(error) => tracing::warn!(%error, "cannot read the kernel's counters"),
+        }
+    }
+
+    /// Writes to the log what the kernel has counted and will not report, because it has ceased.
+    pub(super) fn sweep(&mut self, ledger: &Ledger<'_>, log: &AccessLog, due: Due) {
+        let swept = self.observed.fetch(due, |event, attempts| {
+            ledger
+                .attempts(event, attempts)
+                .into_iter()
+                .for_each(|record| log.record(record));
+        });
+        if let Err(error) = swept {
+            tracing::warn!(%error, "cannot sweep the table of attempts");
         }
     }
 
@@ -73,33 +104,5 @@ impl Reports {
             counters.insert(counter.as_str(), self.counts.loss(counter)?);
         }
         Ok(counters)
-    }
-}
-
-/// Destinations are at most DEBUG: the agent's own log is read by more people than the access log.
-fn tell(event: &Event, identities: &Identities) {
-    let Some(outcome) = Outcome::from_number(event.outcome) else {
-        tracing::error!(number = event.outcome, "an outcome that this agent does not know");
-        return;
-    };
-    let workload = identities.of(event.cgroup);
-    let (namespace, name) = workload.as_ref().map_or(("", ""), |workload| {
-        (workload.namespace.as_str(), workload.name.as_str())
-    });
-    let end = event
-        .command
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(event.command.len());
-    let command = String::from_utf8_lossy(event.command.get(..end).unwrap_or_default());
-    match outcome.class() {
-        Class::Allow => tracing::debug!(
-            outcome = outcome.as_str(), destination = %event.destination.socket_addr(), protocol = event.protocol,
-            namespace, name, pid = event.pid, %command, count = event.count, "left by another way than the proxy"
-        ),
-        Class::Deny | Class::Fail => tracing::debug!(
-            outcome = outcome.as_str(), destination = %event.destination.socket_addr(), protocol = event.protocol,
-            namespace, name, pid = event.pid, %command, "refused in the kernel"
-        ),
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs, io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -173,6 +173,27 @@ impl Sites {
         }
     }
 
+    /// The source address that the namespace's route to the world would choose, as far as it is known.
+    pub(super) fn source_of(&self, netns: u64, is_v4: bool) -> Option<IpAddr> {
+        let table = self.open.get(&netns)?.site.listeners();
+        let source = if is_v4 {
+            IpAddr::from(table.source_v4)
+        } else {
+            IpAddr::from(table.source_v6)
+        };
+        (!source.is_unspecified()).then_some(source)
+    }
+
+    /// The namespaces that members of the enforced cgroup are in.
+    pub(super) fn inhabited(&self) -> Vec<Netns> {
+        let mut members = HashMap::new();
+        collect_members(&self.cgroup, &mut members);
+        members
+            .into_values()
+            .filter_map(|pid| Netns::open(&namespace_of(&pid)).ok())
+            .collect()
+    }
+
     /// How many are open.
     #[must_use]
     pub(super) fn len(&self) -> usize {
@@ -188,6 +209,14 @@ impl Sites {
             // The same workers serve the others.
             .filter(SocketAddr::is_ipv4)
             .collect()
+    }
+
+    /// Stops accepting for good, as [`Self::close_all`], and goes on knowing the namespaces.
+    pub(super) fn stop_accepting(&mut self) {
+        for open in self.open.values_mut() {
+            open.stop.send_replace(Stop::Now);
+            open.listeners.clear();
+        }
     }
 
     /// Closes all; what was accepted goes on. The kernel's table keeps its entries, so that new connects are sent to

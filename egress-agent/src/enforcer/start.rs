@@ -139,6 +139,7 @@ impl Enforcer {
 
     fn put_in_force(&mut self) -> anyhow::Result<()> {
         self.attachment.attach()?;
+        self.purge();
         if self.traces.layout != LAYOUT {
             self.traces.layout = LAYOUT;
             self.instance.note(&self.traces)?;

@@ -75,6 +75,18 @@ impl Identities {
         }
     }
 
+    /// Every cgroup that there is now, with the workload that it is. Walks the tree.
+    ///
+    /// # Errors
+    /// The enforced cgroup is gone.
+    pub fn refresh(&self) -> io::Result<Vec<(u64, Arc<Workload>)>> {
+        let found = self.scan()?;
+        let all = found.iter().map(|(id, workload)| (*id, Arc::clone(workload)));
+        let all = all.collect();
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = found;
+        Ok(all)
+    }
+
     /// How many cgroups are known.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -27,10 +27,15 @@ use super::{layout, link::Link, pins::PinDirectory};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
 
 /// Every map that is pinned; aya-log's own ring buffer is not.
-const PINNED_MAPS: [&str; 15] = [
+const PINNED_MAPS: [&str; 20] = [
     map::EXEMPT,
     map::INTERNAL,
+    map::MEMBERS,
+    map::BLOCKS,
     map::PORTS,
+    map::INBOUND,
+    map::DIRECT,
+    map::CLOSED,
     map::LISTENERS,
     map::FLOWS,
     map::SOCKETS,
@@ -47,9 +52,11 @@ const PINNED_MAPS: [&str; 15] = [
 
 /// In the order in which they are attached. Connect comes last, so that no connect is redirected before what names and
 /// publishes it is in place.
-const PROGRAMS: [&str; 15] = [
+const PROGRAMS: [&str; 17] = [
     program::SOCK_CREATE,
+    program::SOCK_RELEASE,
     program::SOCK_OPS,
+    program::SKB_INGRESS,
     program::SKB_EGRESS,
     program::GETPEERNAME4,
     program::GETPEERNAME6,
@@ -328,7 +335,10 @@ fn attach(program: &mut Program, cgroup: &File) -> Result<FdLink, ProgramError> 
         let id = program.attach(cgroup, mode)?;
         program.take_link(id)?.try_into()
     } else if let Program::CgroupSkb(program) = program {
-        let id = program.attach(cgroup, CgroupSkbAttachType::Egress, mode)?;
+        let direction = program
+            .expected_attach_type()
+            .unwrap_or(CgroupSkbAttachType::Egress);
+        let id = program.attach(cgroup, direction, mode)?;
         program.take_link(id)?.try_into()
     } else if let Program::SockOps(program) = program {
         let id = program.attach(cgroup, mode)?;

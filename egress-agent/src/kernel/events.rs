@@ -11,6 +11,7 @@ use aya::maps::{Map, MapData, RingBuf};
 use egress_common::{
     dns::HeldQuery,
     event::{Event, ListenerWanted},
+    flow::ClosedFlow,
     names::map,
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -18,10 +19,17 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::tables::{TableError, at, open};
 use crate::readiness;
 
-/// Reads [`Event`]s. The programs never wake it (a wake-up would cost a connect 11 us): call it by timer.
-pub struct EventReader {
+/// Reads records of which the programs never wake it (a wake-up would cost a connect 11 us): call it by timer.
+pub struct TimedReader<T> {
     ring: RingBuf<MapData>,
+    records: PhantomData<T>,
 }
+
+/// Reads [`Event`]s.
+pub type EventReader = TimedReader<Event>;
+
+/// Reads direct flows at their ends.
+pub type ClosedReader = TimedReader<ClosedFlow>;
 
 /// Reads [`ListenerWanted`] as they come.
 pub type WantedReader = WakingReader<ListenerWanted>;
@@ -37,24 +45,32 @@ pub struct WakingReader<T> {
 }
 
 /// What comes in a ring buffer of its own.
-pub trait Waking: aya::Pod {
+pub trait Reported: aya::Pod {
     /// The ring buffer's name.
     const MAP: &'static str;
 }
 
-impl Waking for ListenerWanted {
+impl Reported for ListenerWanted {
     const MAP: &'static str = map::WANTED;
 }
 
-impl Waking for HeldQuery {
+impl Reported for HeldQuery {
     const MAP: &'static str = map::HELD;
+}
+
+impl Reported for Event {
+    const MAP: &'static str = map::EVENTS;
+}
+
+impl Reported for ClosedFlow {
+    const MAP: &'static str = map::CLOSED;
 }
 
 struct Ring(RingBuf<MapData>);
 
-impl fmt::Debug for EventReader {
+impl<T> fmt::Debug for TimedReader<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventReader").finish_non_exhaustive()
+        f.debug_struct("TimedReader").finish_non_exhaustive()
     }
 }
 
@@ -70,32 +86,34 @@ impl AsRawFd for Ring {
     }
 }
 
-impl EventReader {
+impl<T: Reported> TimedReader<T> {
     /// Opens the pinned ring buffer.
     ///
     /// # Errors
     /// See [`TableError`].
     pub fn open(pins: &Path) -> Result<Self, TableError> {
         Ok(Self {
-            ring: ring(pins, map::EVENTS)?,
+            ring: ring(pins, T::MAP)?,
+            records: PhantomData,
         })
     }
 
-    /// Hands every waiting event to `each`.
-    pub fn drain(&mut self, mut each: impl FnMut(&Event)) {
+    /// Hands every waiting record to `each`.
+    pub fn drain(&mut self, mut each: impl FnMut(&T)) {
         while let Some(item) = self.ring.next() {
-            match record::<Event>(&item) {
-                Some(event) => each(&event),
+            match record::<T>(&item) {
+                Some(record) => each(&record),
                 None => tracing::error!(
                     length = item.len(),
-                    "an event of another layout: agent and programs differ"
+                    map = T::MAP,
+                    "a record of another layout: agent and programs differ"
                 ),
             }
         }
     }
 }
 
-impl<T: Waking> WakingReader<T> {
+impl<T: Reported> WakingReader<T> {
     /// Opens the pinned ring buffer.
     ///
     /// # Errors

@@ -17,9 +17,6 @@ use nix::time::{ClockId, clock_gettime};
 /// Longer than a connection can wait for its accept: a SYN is retried for 127 s at most (tcp_syn_retries).
 const STALE: Duration = Duration::from_secs(120);
 
-/// Ports that can be redirected: the size of the kernel's table.
-pub const MOST_PORTS: usize = 1024;
-
 /// A map could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("map {name}: {error}")]
@@ -29,12 +26,11 @@ pub struct TableError {
     error: Box<MapError>,
 }
 
-/// What the programs are told: exempt cgroups, internal prefixes, redirected ports.
+/// What the programs are told besides policies: exempt cgroups, internal prefixes.
 #[derive(Debug)]
 pub struct Settings {
     exempt: HashMap<MapData, u64, u32>,
     internal: LpmTrie<MapData, [u8; 16], u32>,
-    ports: HashMap<MapData, u16, u32>,
     enforced: HashMap<MapData, u64, u32>,
 }
 
@@ -72,7 +68,6 @@ impl Settings {
             internal: open(pins, map::INTERNAL)
                 .map(Map::LpmTrie)
                 .and_then(|opened| LpmTrie::try_from(opened).map_err(at(map::INTERNAL)))?,
-            ports: hash(pins, map::PORTS)?,
             enforced: hash(pins, map::ENFORCED)?,
         })
     }
@@ -124,25 +119,6 @@ impl Settings {
             if !wanted.contains(&(key.prefix_len(), key.data())) {
                 self.internal.remove(&key).map_err(at(map::INTERNAL))?;
             }
-        }
-        Ok(())
-    }
-
-    /// Redirects exactly these ports. New ones are added before old ones are removed.
-    ///
-    /// # Errors
-    /// The table is full, or cannot be read.
-    pub fn redirect_ports(&mut self, ports: &[u16]) -> Result<(), TableError> {
-        for port in ports {
-            self.ports.insert(port, 1, 0).map_err(at(map::PORTS))?;
-        }
-        let present: Vec<u16> = self
-            .ports
-            .keys()
-            .collect::<Result<_, _>>()
-            .map_err(at(map::PORTS))?;
-        for port in present.iter().filter(|port| !ports.contains(port)) {
-            self.ports.remove(port).map_err(at(map::PORTS))?;
         }
         Ok(())
     }
@@ -331,7 +307,7 @@ impl fmt::Debug for Counts {
 }
 
 /// Length and octets of a prefix in 16-byte form.
-fn prefix_key(prefix: &IpNet) -> (u32, [u8; 16]) {
+pub(super) fn prefix_key(prefix: &IpNet) -> (u32, [u8; 16]) {
     match prefix {
         IpNet::V4(net) => (
             u32::from(net.prefix_len()) + 96,
@@ -345,7 +321,7 @@ pub(super) fn open(pins: &Path, name: &'static str) -> Result<MapData, TableErro
     MapData::from_pin(pins.join(name)).map_err(at(name))
 }
 
-fn hash<K: aya::Pod, V: aya::Pod>(
+pub(super) fn hash<K: aya::Pod, V: aya::Pod>(
     pins: &Path,
     name: &'static str,
 ) -> Result<HashMap<MapData, K, V>, TableError> {

@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 /// The addresses under which clouds answer with credentials: AWS, GCP, Azure and others; AWS over IPv6; Azure's host
 /// agent; Alibaba. A broad block never covers them: a rule must name the very address.
-const METADATA: [IpAddr; 4] = [
+pub(super) const METADATA: [IpAddr; 4] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
@@ -29,6 +29,16 @@ impl Block {
     /// The block without its exceptions.
     pub(super) const fn net(&self) -> IpNet {
         self.net
+    }
+
+    /// What is left out.
+    pub(super) fn except(&self) -> &[IpNet] {
+        &self.except
+    }
+
+    /// Whether the block has every address of `net` but those in longer prefixes, and not as exceptions.
+    pub(super) fn spans(&self, net: IpNet) -> bool {
+        self.net.contains(&net) && !self.except.iter().any(|except| except.contains(&net))
     }
 
     /// Whether the block has the address, as it stands.

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 /// A set of ports as sorted ranges that neither overlap nor touch.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct PortSet {
     ranges: Vec<RangeInclusive<u16>>,
 }

@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use egress_common::member::Transport;
+
 use super::{
     Target,
     address::{Block, canonical},
@@ -47,6 +49,8 @@ pub(super) struct Rule {
     pub(super) host_ports: PortSet,
     /// TCP ports for `blocks`.
     pub(super) block_ports: PortSet,
+    /// UDP ports for `blocks`; none where the rule has `requests`.
+    pub(super) datagram_ports: PortSet,
     /// Plain HTTP requests that it covers; empty: all traffic.
     pub(super) requests: Vec<RequestPattern>,
 }
@@ -71,6 +75,7 @@ pub(super) struct Asked<'a> {
     /// The address that was dialled, if it is known, and the one that is asked for, if it is one: as they stand, for
     /// denials.
     pub(super) addresses: [Option<IpAddr>; 2],
+    transport: Transport,
     port: u16,
     request: Option<(&'a str, Result<std::borrow::Cow<'a, str>, PathDoubt>)>,
 }
@@ -102,6 +107,7 @@ impl<'a> Asked<'a> {
                     Host::Name(_) => None,
                 },
             ],
+            transport: Transport::Tcp,
             port: target.port,
             request: target
                 .request
@@ -111,6 +117,20 @@ impl<'a> Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// Datagrams to an address.
+    pub(super) fn of_datagram(address: IpAddr, port: u16) -> Self {
+        Self {
+            subject: Subject::Address {
+                asked: canonical(address),
+                dialled: canonical(address),
+            },
+            addresses: [Some(address), None],
+            transport: Transport::Udp,
+            port,
+            request: None,
+        }
+    }
+
     /// The same, with no address known to be dialled for a name.
     pub(super) fn undialled(mut self) -> Self {
         if let Subject::Name(_) = self.subject {
@@ -139,6 +159,7 @@ impl Policy {
             blocks: Vec::new(),
             host_ports: default_host_ports(),
             block_ports: PortSet::default(),
+            datagram_ports: PortSet::default(),
             requests: Vec::new(),
         });
         Self {
@@ -172,7 +193,7 @@ impl Rule {
     pub(super) fn allows(&self, asked: &Asked<'_>) -> Result<(), Miss> {
         let ports = match asked.subject {
             Subject::Name(_) => &self.host_ports,
-            Subject::Address { .. } => &self.block_ports,
+            Subject::Address { .. } => self.ports_of_blocks(asked.transport),
         };
         self.covers(ports, asked, false)
     }
@@ -184,7 +205,16 @@ impl Rule {
 
     /// Whether the rule denies what is asked, one of the addresses involved having been found in the rule.
     pub(super) fn denies_address(&self, asked: &Asked<'_>) -> bool {
-        self.covers(&self.block_ports, asked, true).is_ok()
+        self.covers(self.ports_of_blocks(asked.transport), asked, true)
+            .is_ok()
+    }
+
+    /// The ports of its blocks.
+    pub(super) const fn ports_of_blocks(&self, transport: Transport) -> &PortSet {
+        match transport {
+            Transport::Tcp => &self.block_ports,
+            Transport::Udp => &self.datagram_ports,
+        }
     }
 
     /// Whether its blocks allow the address.

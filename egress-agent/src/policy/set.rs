@@ -288,6 +288,12 @@ impl Scope {
             .min()
     }
 
+    /// The rules of each ceiling of the groups.
+    pub(super) fn ceilings(&self, groups: &[usize]) -> impl Iterator<Item = &RuleIndex> {
+        let ceilings = groups.iter().filter_map(|group| self.ceilings.get(group));
+        ceilings.flatten().map(|ceiling| &ceiling.rules)
+    }
+
     /// Takes from `ports` what the ceilings of the groups do not leave to `name`: the first one by name that leaves
     /// nothing.
     pub(super) fn lower_to_ceilings(
@@ -428,6 +434,14 @@ impl RuleIndex {
             self.rule(number, groups)
                 .filter(|rule| rule.allows_address(address) && rule.block_ports.contains(port))
         })
+    }
+
+    /// Every rule of the groups.
+    pub(super) fn of_groups(&self, groups: &[usize]) -> impl Iterator<Item = &Rule> {
+        let rules = self.rules.iter();
+        rules
+            .filter(|(group, _)| groups.binary_search(group).is_ok())
+            .map(|(_, rule)| rule)
     }
 
     fn rule(&self, number: usize, groups: &[usize]) -> Option<&Rule> {

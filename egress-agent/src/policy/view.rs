@@ -97,6 +97,12 @@ impl PolicyView {
         self.decide(&Asked::new(target).undialled())
     }
 
+    /// As [`Self::judge`], for datagrams to an address.
+    #[must_use]
+    pub fn judge_datagram(&self, address: IpAddr, port: u16) -> Verdict {
+        self.decide(&Asked::of_datagram(address, port))
+    }
+
     /// Whether there is any connection or request to `name` that the policies allow, with the rule: the verdict on looking
     /// it up. A name about which that can never be so need not be looked up, and a query for it would only tell it to
     /// whoever answers.
@@ -195,6 +201,11 @@ impl PolicyView {
         titles
     }
 
+    /// The cluster's policies, with the groups that select the workload.
+    pub(super) fn cluster(&self) -> (&Scope, &[usize]) {
+        (self.set.cluster(), &self.cluster_groups)
+    }
+
     /// The set that the view is of.
     #[must_use]
     pub const fn set(&self) -> &Arc<PolicySet> {
@@ -229,7 +240,7 @@ impl PolicyView {
     }
 
     /// The namespace's policies and the cluster's, each with the groups that select the workload.
-    fn scopes(&self) -> impl Iterator<Item = (&Scope, &[usize])> {
+    pub(super) fn scopes(&self) -> impl Iterator<Item = (&Scope, &[usize])> {
         let namespace = self.namespace.and_then(|number| self.set.namespace(number));
         namespace
             .map(|scope| (scope, &self.namespace_groups[..]))

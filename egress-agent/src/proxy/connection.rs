@@ -11,7 +11,7 @@ use super::{
     limits::Limits,
 };
 use crate::{
-    access_log::{AccessLog, AddressRelation, Asked, Ending, Protocol, Record},
+    access_log::{AccessLog, AddressRelation, Asked, Carrier, Ending, Protocol, Record},
     dns::{Forwarder, NameTable},
     identity::{Process, Workload},
     netns::Netns,
@@ -125,6 +125,7 @@ impl Connection {
             original: self.original,
             workload: Arc::clone(&self.workload),
             process: self.process.clone(),
+            carrier: Carrier::TCP,
             protocol: Protocol::Unknown,
             asked: Asked::Nothing,
             tls: None,
@@ -139,6 +140,7 @@ impl Connection {
             verdict,
             enforced: true,
             ending: Ending::Refused,
+            attempts: 1,
         }
     }
 

@@ -19,7 +19,8 @@ const STAGES: [(&str, &str); 11] = [
     ("netns", ""),
     ("kernel", "netns"),
     ("identity", "kernel"),
-    ("policy", "identity"),
+    // Of the kernel it is the words for what is enforced without a name.
+    ("policy", "kernel identity"),
     ("access_log", "identity policy"),
     ("dns", "netns kernel identity policy"),
     ("proxy", "netns kernel identity policy access_log dns"),

@@ -23,11 +23,11 @@ impl Compiler<'_> {
     /// Compiles the rule at the compiler's path.
     pub(super) fn rule(&mut self, list: List, index: usize, rule: &RuleDocument) -> Rule {
         let peers = self.list("to", Some(&rule.to), Self::peer);
-        let named_ports = self.tcp_ports(rule);
-        let requests = self.requests(rule, named_ports.as_ref());
-        let (host_ports, block_ports) = match named_ports {
-            Some(ports) => (ports.clone(), ports),
-            None => (list.default_host_ports(), PortSet::all()),
+        let named_ports = self.named_ports(rule);
+        let requests = self.requests(rule, named_ports.as_ref().map(|(tcp, _)| tcp));
+        let (host_ports, block_ports, datagram_ports) = match named_ports {
+            Some((tcp, udp)) => (tcp.clone(), tcp, udp),
+            None => (list.default_host_ports(), PortSet::all(), PortSet::all()),
         };
         let mut compiled = Rule {
             id: Arc::new(self.rule_id(list, Some(index))),
@@ -36,6 +36,12 @@ impl Compiler<'_> {
             blocks: Vec::new(),
             host_ports,
             block_ports,
+            // What has `http` is about TCP.
+            datagram_ports: if requests.is_empty() {
+                datagram_ports
+            } else {
+                PortSet::default()
+            },
             requests,
         };
         for peer in peers {
@@ -47,8 +53,8 @@ impl Compiler<'_> {
         compiled
     }
 
-    /// The TCP ports that the rule names; `None` if it has no `ports`.
-    fn tcp_ports(&mut self, rule: &RuleDocument) -> Option<PortSet> {
+    /// The TCP and the UDP ports that the rule names; `None` if it has no `ports`.
+    fn named_ports(&mut self, rule: &RuleDocument) -> Option<(PortSet, PortSet)> {
         let has_names = rule.to.iter().any(|peer| peer.domain.is_some());
         let ranges = self.list("ports", rule.ports.as_deref(), |this, port| {
             if port.protocol == Protocol::Udp && has_names {
@@ -59,12 +65,13 @@ impl Compiler<'_> {
             }
             Some((port.protocol, this.port_range(port)))
         });
-        let tcp = ranges
-            .into_iter()
-            .filter(|(protocol, _)| *protocol == Protocol::Tcp)
-            .map(|(_, range)| range)
-            .collect();
-        rule.ports.is_some().then_some(tcp)
+        let of = |wanted: Protocol| -> PortSet {
+            let named = ranges.iter().filter(|(protocol, _)| *protocol == wanted);
+            named.map(|(_, range)| range.clone()).collect()
+        };
+        rule.ports
+            .is_some()
+            .then(|| (of(Protocol::Tcp), of(Protocol::Udp)))
     }
 
     fn port_range(&mut self, port: &Port) -> RangeInclusive<u16> {

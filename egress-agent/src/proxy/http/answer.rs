@@ -54,6 +54,12 @@ impl Answer {
             O::NoKnownName => {
                 denied("Neither the connection nor an earlier DNS answer names the destination.")
             }
+            O::Refused
+            | O::ForbiddenProtocol
+            | O::UnknownCgroup
+            | O::DirectFull
+            | O::Revoked
+            | O::OpenedBefore => denied("The kernel refuses it."),
             O::NoFlow => denied("No connect of a workload explains this connection."),
             O::NoServerName | O::AmbiguousServerName | O::InvalidServerName | O::MalformedTls => {
                 denied("The TLS handshake does not name one host beyond doubt.")
@@ -110,6 +116,9 @@ impl Answer {
             | O::OtherTcp
             | O::OtherUdp
             | O::OtherSocket
+            | O::Direct
+            | O::InboundReply
+            | O::DatagramConnect
             | O::Query
             | O::QueryHeld
             | O::AllowedByRule

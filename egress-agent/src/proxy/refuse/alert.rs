@@ -55,6 +55,12 @@ impl Alert {
             | Outcome::UnknownWorkload
             | Outcome::MalformedDns
             | Outcome::UnsupportedQuery
+            | Outcome::Refused
+            | Outcome::ForbiddenProtocol
+            | Outcome::UnknownCgroup
+            | Outcome::DirectFull
+            | Outcome::Revoked
+            | Outcome::OpenedBefore
             | Outcome::NoKnownName => Some(Self::AccessDenied),
             Outcome::NoServerName => Some(Self::MissingExtension),
             Outcome::AmbiguousServerName | Outcome::HeadTooLarge => Some(Self::IllegalParameter),
@@ -68,6 +74,9 @@ impl Alert {
             | Outcome::OtherTcp
             | Outcome::OtherUdp
             | Outcome::OtherSocket
+            | Outcome::Direct
+            | Outcome::InboundReply
+            | Outcome::DatagramConnect
             | Outcome::Query
             | Outcome::QueryHeld
             | Outcome::AllowedByRule
