@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// A process that does not end within this hangs.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(140);
 
 /// How a process is to be started.
 #[derive(Debug)]
