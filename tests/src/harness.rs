@@ -70,7 +70,13 @@ macro_rules! promises {
 
 /// Runs what the command line asks for and ends the program.
 pub fn run(promises: Vec<Promise>) -> ! {
-    run_within(promises, if is_soak() { LONG_DEADLINE } else { DEADLINE })
+    let deadline = match (is_soak(), Need::OwnClock.missing()) {
+        (true, _) => LONG_DEADLINE,
+        (false, Some(_)) => DEADLINE,
+        // A guest, whose processor is as a rule an emulated one.
+        (false, None) => 4 * DEADLINE,
+    };
+    run_within(promises, deadline)
 }
 
 /// The same for tests that may take longer.

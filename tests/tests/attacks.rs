@@ -10,8 +10,12 @@ use egress_tests::{
 };
 
 promises![
-    nothing_gets_out_by_sockets,
+    nothing_gets_out_by_connects,
+    nothing_gets_out_by_datagrams,
+    nothing_gets_out_by_borrowed_sockets,
     nothing_gets_out_by_names,
+    nothing_gets_out_by_requests,
+    nothing_gets_out_by_queries,
     nothing_gets_out_by_packets,
     nothing_gets_out_by_leaving,
     nothing_gets_out_by_sctp: [Need::Sctp],
@@ -39,12 +43,28 @@ async fn hold(classes: &[Class]) {
     );
 }
 
-async fn nothing_gets_out_by_sockets() {
-    hold(&[Class::Tcp, Class::Udp, Class::Raw, Class::Address, Class::Socket]).await;
+async fn nothing_gets_out_by_connects() {
+    hold(&[Class::Tcp, Class::Address]).await;
+}
+
+async fn nothing_gets_out_by_datagrams() {
+    hold(&[Class::Udp, Class::Raw]).await;
+}
+
+async fn nothing_gets_out_by_borrowed_sockets() {
+    hold(&[Class::Socket]).await;
 }
 
 async fn nothing_gets_out_by_names() {
-    hold(&[Class::Name, Class::Http, Class::Dns]).await;
+    hold(&[Class::Name]).await;
+}
+
+async fn nothing_gets_out_by_requests() {
+    hold(&[Class::Http]).await;
+}
+
+async fn nothing_gets_out_by_queries() {
+    hold(&[Class::Dns]).await;
 }
 
 async fn nothing_gets_out_by_packets() {

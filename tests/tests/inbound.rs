@@ -23,6 +23,7 @@ promises![
     a_udp_server_on_all_addresses_answers_each_from_the_right_one: [Need::Ipv6],
     a_udp_server_that_connects_to_its_client_answers_as_before,
     a_udp_server_answers_many_clients,
+    an_answer_to_somebody_who_has_not_asked_is_refused,
     servers_answer_while_the_agent_is_dead,
 ];
 
@@ -30,9 +31,9 @@ promises![
 const SOON: Duration = Duration::from_secs(15);
 
 /// Servers of one workload. TCP 7000: sends back what it gets. UDP 7001 (IPv4) and 7002 (all addresses of both families): the same,
-/// by an unconnected socket. UDP 7003: by a socket that it connects to the client.
+/// by an unconnected socket. UDP 7003: by a socket that it connects to the client. UDP 7004: to the client, and to somebody else.
 const SERVERS: &str = r#"
-import os, select, socket, sys
+import errno, os, select, socket, sys
 def bound(kind, family, address, port):
     s = socket.socket(family, kind)
     if family == socket.AF_INET6: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -46,9 +47,10 @@ listener.listen(100)
 plain = bound(socket.SOCK_DGRAM, socket.AF_INET, "192.0.2.2", 7001)
 every = bound(socket.SOCK_DGRAM, socket.AF_INET6, "::", 7002)
 polite = bound(socket.SOCK_DGRAM, socket.AF_INET, "192.0.2.2", 7003)
+sly = bound(socket.SOCK_DGRAM, socket.AF_INET, "192.0.2.2", 7004)
 print("serving", flush=True)
 while True:
-    ready, _, _ = select.select([listener, plain, every, polite], [], [])
+    ready, _, _ = select.select([listener, plain, every, polite, sly], [], [])
     for s in ready:
         if s is listener:
             connection, _ = s.accept()
@@ -64,6 +66,14 @@ while True:
             answer = bound(socket.SOCK_DGRAM, socket.AF_INET, "192.0.2.2", 7003)
             answer.connect(client)
             answer.send(data)
+        elif s is sly:
+            data, client = s.recvfrom(2048)
+            try:
+                s.sendto(b"unasked", ("198.51.100.66", 9999))
+                seen = b"sent"
+            except OSError as error:
+                seen = errno.errorcode[error.errno].encode()
+            s.sendto(seen, client)
         else:
             data, client = s.recvfrom(2048)
             s.sendto(data, client)
@@ -181,6 +191,14 @@ async fn a_udp_server_answers_many_clients() {
         let answer = ask_by_udp(&world, &from, (CLIENT_V4, 7001), &from).await;
         assert_eq!(answer.expect("an answer").0, from);
     }
+}
+
+async fn an_answer_to_somebody_who_has_not_asked_is_refused() {
+    let world = World::new().await;
+    let _good = world.http("good.test").await;
+    let (_daemon, _running) = serving(&world).await;
+    let answer = ask_by_udp(&world, "203.0.113.9", (CLIENT_V4, 7004), "tell me").await;
+    assert_eq!(answer.expect("an answer").0, "EPERM");
 }
 
 async fn servers_answer_while_the_agent_is_dead() {

@@ -36,6 +36,7 @@ mod sockets;
 mod squid_oracle;
 mod tls;
 mod tunnel;
+mod window;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -76,6 +77,7 @@ fn all() -> Vec<Promise> {
         squid_oracle::promises(),
         inbound::promises(),
         protocols::promises(),
+        window::promises(),
         soak::promises(),
         clock::promises(),
     ]
