@@ -16,6 +16,7 @@ use crate::{
     agent::{Finished, Running, Start, verb},
     clients::{Client, curl},
     lab::{AGENT_DNS, Place, World},
+    patience::seconds,
 };
 
 /// A daemon that enforces `tree` below the world's cgroup.
@@ -178,7 +179,7 @@ impl<'w> Daemon<'w> {
     /// It does not come about in 20 s.
     pub async fn eventually(&self, what: &str, is_so: impl AsyncFn() -> bool) {
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(20) {
+        while begun.elapsed() < seconds(20) {
             if is_so().await {
                 return;
             }

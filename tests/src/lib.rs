@@ -20,6 +20,7 @@ pub mod hello;
 pub mod lab;
 pub mod looping;
 pub mod origins;
+pub mod patience;
 pub mod raw_client;
 pub mod require;
 pub mod squid;
