@@ -25,3 +25,4 @@ pub mod raw_client;
 pub mod require;
 pub mod squid;
 pub mod squid_log;
+pub mod wire;
