@@ -49,6 +49,8 @@ pub struct Config {
     pub ports: Vec<u16>,
     /// Destinations that are left alone, besides loopback.
     pub internal: Vec<IpNet>,
+    /// Whether what leaves a workload's network namespace without a socket is stopped at the host's end of its veth pair.
+    pub packet_fence: bool,
     /// Name servers to ask instead of those in /etc/resolv.conf.
     pub nameservers: Vec<SocketAddr>,
     /// How queries of workloads are answered.
@@ -144,6 +146,7 @@ impl Default for Config {
             audit: false,
             ports: DEFAULT_PORTS.to_vec(),
             internal: Vec::new(),
+            packet_fence: true,
             nameservers: Vec::new(),
             dns: DnsEntries::default(),
             dial: DialMode::default(),
@@ -345,6 +348,7 @@ mod tests {
             "audit",
             "ports",
             "internal",
+            "packetFence",
             "nameservers",
             "dns",
             "dial",

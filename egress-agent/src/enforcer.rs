@@ -2,6 +2,7 @@
 //! differ in what they attach it to and in how long it lives.
 
 mod control;
+mod fences;
 mod handover;
 mod ledger;
 mod parts;
@@ -25,7 +26,8 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use self::{
-    control::Control, handover::Draining, ledger::Ledger, reports::Reports, roster::Roster, sites::Sites,
+    control::Control, fences::Fences, handover::Draining, ledger::Ledger, reports::Reports, roster::Roster,
+    sites::Sites,
 };
 pub use self::{
     handover::{Channel, Predecessor},
@@ -85,6 +87,8 @@ pub struct EnforcerSettings {
     pub internal: Vec<IpNet>,
     /// TCP ports that are redirected besides those that domain rules name.
     pub ports: Vec<u16>,
+    /// Whether packets that leave a network namespace without a socket are let go.
+    pub packet_fence: bool,
     /// Policies, dialer, log, limits.
     pub services: Arc<Services>,
 }
@@ -100,6 +104,7 @@ pub struct Enforcer {
     flows: FlowTable,
     direct: DirectTable,
     sites: Sites,
+    fences: Fences,
     workers: Workers,
     drain: DrainTrigger,
     reports: Reports,
@@ -290,6 +295,7 @@ impl Enforcer {
         if has_news {
             self.purge();
         }
+        self.review_fences();
         Ok(())
     }
 
@@ -298,7 +304,14 @@ impl Enforcer {
         if wanted.iter().any(|wanted| !self.roster.knows(wanted.cgroup)) {
             self.enrol();
         }
+        // Before there are listeners: no packet leaves a namespace before its fence stands.
+        self.fences
+            .announced(wanted, &mut self.attachment, &self.services.policy);
         self.sites.open_wanted(wanted, &self.workers);
+    }
+
+    fn review_fences(&mut self) {
+        self.fences.review(&mut self.attachment, &self.services.policy);
     }
 
     /// Takes in cgroups that have come or gone.
@@ -427,6 +440,7 @@ impl Enforcer {
             set: &set,
         };
         self.reports.sweep(&ledger, &self.services.log, Due::Silent);
+        self.review_fences();
         self.services.names.sweep(Instant::now());
         match self.flows.sweep_stale() {
             Ok(0) => {}

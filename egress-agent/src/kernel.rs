@@ -13,7 +13,7 @@ mod pins;
 mod sock_diag;
 mod tables;
 
-pub use attach::{AttachError, Attachment, Inheritance, Repair};
+pub use attach::{AttachError, Attachment, Inheritance, Repair, remove_fences};
 pub use cgroup::{CgroupMount, cgroup_of, find_mount, mount_points, own_cgroup};
 pub use direct::DirectTable;
 pub use events::{ClosedReader, EventReader, HeldReader, Reported, TimedReader, WakingReader, WantedReader};
@@ -22,4 +22,4 @@ pub use fences::{Fence, FenceTables, Fenced, Opening, PortRanges};
 pub use observed::{Due, ObservedTable};
 pub use pins::{PinDirectory, PinError, bpffs_root, require_lasting as require_lasting_pins};
 pub use sock_diag::{OpenSocket, SockDiag};
-pub use tables::{Counts, FlowTable, ListenerTable, QueryTable, Settings, TableError};
+pub use tables::{Counts, FlowTable, ListenerTable, QueryTable, Settings, TableError, VettedTable};

@@ -43,6 +43,9 @@ pub struct Status {
     /// The listeners in the agent's own network namespace, one a worker.
     #[serde(default)]
     pub listeners: Vec<SocketAddr>,
+    /// Network namespaces that nothing leaves without a socket.
+    #[serde(default)]
+    pub fences: FenceStatus,
     /// Connections by state and fate.
     pub connections: Connections,
     /// Queries of workloads.
@@ -51,6 +54,26 @@ pub struct Status {
     pub kernel: BTreeMap<String, u64>,
     /// The access log's writer.
     pub access_log: LogStatus,
+}
+
+/// What stands at the host's ends of veth pairs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FenceStatus {
+    /// Switched off by the configuration, or an `exec`.
+    pub off: bool,
+    /// Fenced network namespaces.
+    pub namespaces: u64,
+    /// Those of enforced workloads that are not, or not at every way out; twenty at most.
+    pub not_fenced: Vec<NotFenced>,
+}
+
+/// A network namespace that is not fenced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotFenced {
+    /// A process in it.
+    pub pid: u32,
+    /// The reason.
+    pub why: String,
 }
 
 /// Connections at the listeners.
@@ -129,6 +152,14 @@ impl fmt::Display for Status {
             writeln!(f, "  DAMAGED      {error}")?;
         }
         writeln!(f, "  namespaces   {}", self.namespaces)?;
+        if self.fences.off {
+            writeln!(f, "  NO FENCE     network namespaces are not fenced")?;
+        } else {
+            writeln!(f, "  fenced       {} of them", self.fences.namespaces)?;
+        }
+        for open in &self.fences.not_fenced {
+            writeln!(f, "  NOT FENCED   that of pid {}: {}", open.pid, open.why)?;
+        }
         let connections = &self.connections;
         writeln!(
             f,

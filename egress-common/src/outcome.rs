@@ -94,6 +94,8 @@ outcomes! {
 
     /// A datagram socket was connected to what no rule allows: nothing leaves by that, and what is sent is refused.
     DatagramConnect = 22, Allow, "datagram_connect";
+    /// A packet without a socket that a verdict had let go there, on its way out of a fenced network namespace.
+    Unvetted = 30, Deny, "unvetted";
 
     // 40..=47: name service.
     /// A DNS query that was sent to the agent instead of the name server that was asked.

@@ -3,6 +3,7 @@
 use crate::{
     dns::{Asker, HeldQuery},
     event::{Event, ListenerWanted, Observed, ObservedKey},
+    fence::{Fence, Vetted},
     flow::{ClosedFlow, Flow, FlowKey},
     listener::Listeners,
     member::{Allowance, BlockKey, Inbound, InboundKey, Member, PortChunk},
@@ -41,3 +42,7 @@ unsafe impl aya::Pod for PortChunk {}
 unsafe impl aya::Pod for InboundKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Inbound {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Fence {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Vetted {}

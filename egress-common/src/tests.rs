@@ -9,6 +9,7 @@ use crate::{
     decide::{self, Attempt, Decision, MPTCP, Packet, PacketDecision, TCP, Tables, UDP},
     dns::{self, Asker, FIRST_RESOLVER, HeldQuery, RESOLVERS},
     event::{Event, ListenerWanted, Observed, ObservedKey},
+    fence,
     flow::{ClosedFlow, Flow, FlowKey},
     listener::{FIRST_V4, Listeners, PREFERRED_PORT},
     member::{
@@ -125,6 +126,12 @@ fn sizes_of_shared_structs_are_as_recorded() {
     assert_eq!(size_of::<ListenerWanted>(), 24);
     assert_eq!(size_of::<ObservedKey>(), 32);
     assert_eq!(size_of::<Observed>(), 24);
+    assert_eq!(size_of::<fence::Fence>(), 24);
+    assert_eq!(size_of::<fence::Way>(), 56);
+    assert_eq!(size_of::<fence::Arrival>(), 16);
+    assert_eq!(size_of::<fence::Vetted>(), 24);
+    assert_eq!(size_of::<fence::SentKey>(), 32);
+    assert_eq!(size_of::<fence::FragmentKey>(), 56);
 }
 
 #[test]

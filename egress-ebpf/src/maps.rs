@@ -9,10 +9,13 @@ use egress_common::{
     counter::COUNTERS,
     dns::{Asker, HeldQuery},
     event::{Event, ListenerWanted, Observed, ObservedKey},
+    fence::{Arrival, Fence, FragmentKey, SentKey, Vetted, Way},
     flow::{ClosedFlow, Flow, FlowKey},
     listener::Listeners,
     member::{Allowance, BlockKey, Inbound, InboundKey, Member, PortChunk, Ports},
 };
+
+use crate::fence::Scratch;
 
 /// Cgroup id -> 1. Written by the agent (its own cgroup), read by connect. 64: one agent, one more while it is
 /// replaced, and room. Full: the agent does not start.
@@ -91,6 +94,34 @@ pub static ENFORCED: HashMap<u64, u32, 4> = HashMap::new();
 /// Cgroup id -> when its last execve was announced. Full: the least recently used leave, and are announced again.
 #[btf_map]
 pub static ANNOUNCED: LruHashMap<u64, u64, 4096> = LruHashMap::new();
+
+/// Index of a veth's host end -> the fence there. Written by the agent before it attaches the programs, read by them. As
+/// many as there can be listeners. Full: the namespace is told as not fenced.
+#[btf_map]
+pub static FENCES: HashMap<u32, Fence, 16384> = HashMap::new();
+
+/// What has come into fenced namespaces from elsewhere than internal addresses -> when. Written and read by the fence.
+/// Least recently used leave first: an accepted connection that is pushed out comes back with its next packet.
+#[btf_map]
+pub static ARRIVALS: LruHashMap<Way, Arrival, 65536> = LruHashMap::new();
+
+/// Packets whose first fragment has left a fenced namespace -> 1. Fragments follow each other, so few are under way.
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, u32, 1024> = LruHashMap::new();
+
+/// One of the agent's own sockets -> where it may connect to. Written by the agent, read by the fence. Freed with the
+/// socket. No memory: the dial fails.
+#[btf_map]
+pub static VETTED: SkStorage<Vetted> = SkStorage::new();
+
+/// Socket and destination of a datagram without a connect -> 1. Written before it leaves, read by the fence. Least
+/// recently used leave first, between the two only under more senders than entries.
+#[btf_map]
+pub static SENT: LruHashMap<SentKey, u32, 16384> = LruHashMap::new();
+
+/// What the fence works on. Not pinned: it holds nothing between two packets.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 /// Attempts to report later -> their count. The agent fetches what has been counted, and removes what has fallen silent.
 /// Full: each attempt beyond is reported by itself.

@@ -28,6 +28,7 @@ mod inbound;
 mod lab;
 mod life;
 mod load;
+mod packets;
 mod programs;
 mod protocols;
 mod redirect;
@@ -69,6 +70,7 @@ fn all() -> Vec<Promise> {
         life::promises(),
         hold::promises(),
         dns::promises(),
+        packets::promises(),
         load::promises(),
         errors::promises(),
         exec_privileges::promises(),

@@ -164,6 +164,7 @@ impl Course {
             | Outcome::Revoked
             | Outcome::OpenedBefore
             | Outcome::NoListener
+            | Outcome::Unvetted
             | Outcome::QueryAmbiguous
             | Outcome::NoRule
             | Outcome::ClusterDeny

@@ -77,6 +77,8 @@ fn execute(args: &ExecArgs) -> anyhow::Result<ExitCode> {
             }],
             internal: args.internal.clone(),
             ports: config::DEFAULT_PORTS.to_vec(),
+            // The command is as a rule in the agent's own network namespace, which cannot be fenced.
+            packet_fence: false,
             services,
         };
         let mut enforcer = match Enforcer::start(Claim::Free(instance), settings) {

@@ -110,8 +110,15 @@ async fn daemon(config: Config, cgroup: PathBuf, take_over: bool, hold: bool) ->
         mappings: config.mappings(),
         internal: config.internal.clone(),
         ports: config.ports.clone(),
+        packet_fence: config.packet_fence,
         services,
     };
+    if !config.packet_fence {
+        tracing::warn!(
+            "packetFence is switched off: what packet sockets and TUN devices send, and what address translation inside a \
+             network namespace makes of a packet, is not seen"
+        );
+    }
     let mut enforcer = Enforcer::start(claim, settings)?;
     if hold {
         enforcer.leave(Duration::ZERO).await?;

@@ -112,6 +112,7 @@ impl Enforcer {
             policy_error: self.policy_error.clone(),
             namespaces: self.sites.len() as u64,
             listeners: self.sites.at_home(),
+            fences: self.fences.status(),
             connections: Connections {
                 open: counts.open.load(Relaxed),
                 accepted: counts.accepted.load(Relaxed),

@@ -12,14 +12,17 @@ use std::{
 use anyhow::ensure;
 use egress_common::listener::LISTENERS_PER_FAMILY;
 
-use super::{Enforcer, EnforcerSettings, control::Control, reports::Reports, roster::Roster, sites::Sites};
+use super::{
+    Enforcer, EnforcerSettings, control::Control, fences::Fences, reports::Reports, roster::Roster,
+    sites::Sites,
+};
 use crate::{
     drain::{self, DrainTrigger},
     identity::Identities,
     instance::{Instance, Traces},
     kernel::{
         self, Attachment, CgroupMount, DirectTable, FlowTable, HeldReader, ListenerTable, Settings,
-        WantedReader,
+        VettedTable, WantedReader,
     },
     proxy::{WorkerContext, WorkerCounts, Workers},
 };
@@ -32,6 +35,7 @@ pub(super) struct Parts {
     flows: FlowTable,
     direct: DirectTable,
     sites: Sites,
+    fences: Fences,
     workers: Workers,
     drain: DrainTrigger,
     reports: Reports,
@@ -71,6 +75,7 @@ impl Parts {
         let count = thread::available_parallelism()
             .map_or(1, usize::from)
             .min(LISTENERS_PER_FAMILY);
+        settings.services.dialer.pass_fences(VettedTable::open(pins)?);
         let workers = Workers::start(count, pins, &context)?;
         let table = Arc::new(Mutex::new(ListenerTable::open(pins)?));
         let legs = settings.services.dialer.settings().legs;
@@ -81,6 +86,11 @@ impl Parts {
             flows: FlowTable::open(pins)?,
             direct: DirectTable::open(pins)?,
             sites: Sites::new(table, legs, settings.cgroup.clone()),
+            fences: Fences::new(
+                !settings.packet_fence,
+                settings.cgroup.clone(),
+                Arc::clone(&identities),
+            )?,
             workers,
             drain,
             reports: Reports::open(pins)?,
@@ -103,6 +113,7 @@ impl Parts {
             flows,
             direct,
             sites,
+            fences,
             workers,
             drain,
             reports,
@@ -118,6 +129,7 @@ impl Parts {
             flows,
             direct,
             sites,
+            fences,
             workers,
             drain,
             reports,

@@ -383,11 +383,11 @@ fn collect_members(cgroup: &Path, members: &mut HashMap<u64, String>) {
     }
 }
 
-fn namespace_of(pid: &str) -> PathBuf {
+pub(super) fn namespace_of(pid: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/ns/net"))
 }
 
-fn children(directory: &Path) -> impl Iterator<Item = PathBuf> {
+pub(super) fn children(directory: &Path) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(directory)
         .into_iter()
         .flatten()

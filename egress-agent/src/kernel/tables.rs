@@ -1,11 +1,21 @@
 //! The maps that the agent writes and reads, typed.
 
-use std::{collections::HashSet, fmt, io, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::HashSet,
+    fmt, io,
+    net::SocketAddr,
+    os::fd::AsRawFd,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key};
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, SkStorage, lpm_trie::Key};
 use egress_common::{
     counter::{self, Counter},
+    decide::TCP,
     dns::Asker,
+    fence::Vetted,
     flow::{Flow, FlowKey},
     listener::Listeners,
     names::map,
@@ -50,6 +60,12 @@ pub struct FlowTable {
 #[derive(Debug)]
 pub struct QueryTable {
     map: HashMap<MapData, FlowKey, Asker>,
+}
+
+/// The agent's own sockets in network namespaces that may be fenced: where they may go.
+#[derive(Debug)]
+pub struct VettedTable {
+    map: Mutex<SkStorage<MapData, Vetted>>,
 }
 
 /// The kernel's counters, summed over CPUs.
@@ -261,6 +277,32 @@ impl QueryTable {
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(at(map::QUERIES)(error)),
         }
+    }
+}
+
+impl VettedTable {
+    /// Opens the pinned map.
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub fn open(pins: &Path) -> Result<Self, TableError> {
+        let map = Map::SkStorage(open(pins, map::VETTED)?);
+        Ok(Self {
+            map: Mutex::new(SkStorage::try_from(map).map_err(at(map::VETTED))?),
+        })
+    }
+
+    /// Lets a TCP socket out, to `destination` alone. Costs a microsecond.
+    ///
+    /// # Errors
+    /// The kernel has no memory.
+    pub fn let_out(&self, socket: &impl AsRawFd, destination: SocketAddr) -> Result<(), TableError> {
+        let vetted = Vetted {
+            destination: destination.into(),
+            protocol: TCP,
+        };
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        map.insert(socket, vetted, 0).map_err(at(map::VETTED))
     }
 }
 

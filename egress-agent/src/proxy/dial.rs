@@ -10,6 +10,7 @@ mod socket;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -27,6 +28,7 @@ use super::{
 use crate::{
     access_log::AddressRelation,
     dns::private,
+    kernel::VettedTable,
     netns::Netns,
     policy::{DomainName, Host},
     race::staggered,
@@ -78,6 +80,8 @@ pub struct DialSettings {
 pub struct Dialer {
     settings: DialSettings,
     resolver: Resolver,
+    /// Lets its sockets through the fences of network namespaces, once there are any.
+    vetted: OnceLock<VettedTable>,
 }
 
 /// A connected upstream socket.
@@ -108,7 +112,16 @@ impl Dialer {
     #[must_use]
     pub fn new(settings: DialSettings) -> Self {
         let resolver = Resolver::new(settings.resolve.clone());
-        Self { settings, resolver }
+        Self {
+            settings,
+            resolver,
+            vetted: OnceLock::new(),
+        }
+    }
+
+    /// Lets upstream sockets through the fences of network namespaces from now on. The first call counts.
+    pub fn pass_fences(&self, vetted: VettedTable) {
+        drop(self.vetted.set(vetted));
     }
 
     /// The settings in force.
@@ -219,7 +232,7 @@ impl Dialer {
         let relation = candidates.relation;
         let attempts = staggered(candidates.addresses, ATTEMPT_DELAY, async |address| {
             let address = SocketAddr::new(address, port);
-            let connected = socket::connect(address, route, &self.settings.legs).await;
+            let connected = socket::connect(address, route, &self.settings.legs, self.vetted.get()).await;
             connected
                 .map(|stream| Dialled {
                     stream,

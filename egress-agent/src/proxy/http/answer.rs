@@ -71,6 +71,7 @@ impl Answer {
             | O::NoStorage
             | O::UnknownFamily
             | O::NoListener
+            | O::Unvetted
             | O::QueryAmbiguous => denied("The kernel programs refuse it."),
             O::AmbiguousHost => invalid("The request does not name one host beyond doubt."),
             O::MalformedHttp => invalid("The request breaks the rules of HTTP."),

@@ -39,6 +39,7 @@ impl Alert {
             | Outcome::NoStorage
             | Outcome::UnknownFamily
             | Outcome::NoListener
+            | Outcome::Unvetted
             | Outcome::QueryAmbiguous
             | Outcome::NoRule
             | Outcome::ClusterDeny
