@@ -28,6 +28,7 @@ mod inbound;
 mod lab;
 mod life;
 mod load;
+mod pods;
 mod programs;
 mod protocols;
 mod redirect;
@@ -72,6 +73,7 @@ fn all() -> Vec<Promise> {
         errors::promises(),
         exec_privileges::promises(),
         full_disk::promises(),
+        pods::promises(),
         programs::promises(),
         squid_oracle::promises(),
         inbound::promises(),
