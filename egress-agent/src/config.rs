@@ -1,8 +1,10 @@
 //! The daemon's configuration file. docs/configuration.md is its manual.
 
 mod dns;
+mod kubernetes;
 
 pub use dns::{DnsEntries, DnsLogEntry};
+pub use kubernetes::{ExemptEntries, ExemptPods, KubernetesEntries};
 
 use std::{
     collections::BTreeMap,
@@ -69,6 +71,8 @@ pub struct Config {
     pub on_stop: OnStop,
     /// Bounds of the data path.
     pub limits: LimitEntries,
+    /// The cluster whose pods are enforced.
+    pub kubernetes: Option<KubernetesEntries>,
 }
 
 /// A cgroup and what it is.
@@ -156,6 +160,7 @@ impl Default for Config {
             drain_seconds: 30,
             on_stop: OnStop::default(),
             limits: LimitEntries::default(),
+            kubernetes: None,
         }
     }
 }
@@ -216,6 +221,9 @@ impl Config {
             return Err("ports: 1 to 65535 are allowed".to_owned());
         }
         self.dns.check()?;
+        if let Some(kubernetes) = &self.kubernetes {
+            kubernetes.check()?;
+        }
         if !(1024..=1 << 20).contains(&self.limits.head_bytes) {
             return Err("limits.headBytes: 1024 to 1048576 are allowed".to_owned());
         }
@@ -293,7 +301,7 @@ impl WorkloadEntry {
                 namespace_labels: self.namespace_labels.clone(),
                 name,
                 labels: self.labels.clone(),
-                cgroup: String::new(),
+                ..Workload::default()
             },
             path,
         }
@@ -339,6 +347,10 @@ mod tests {
         let config = Config::parse(example).unwrap();
         assert_eq!(config.workloads.len(), 1);
         assert_eq!(config.limits, Config::default().limits);
+        assert_eq!(
+            config.kubernetes.unwrap().identity_wait(),
+            KubernetesEntries::default().identity_wait()
+        );
         for key in [
             "instance",
             "cgroup",
@@ -356,6 +368,7 @@ mod tests {
             "onLogFailure",
             "drainSeconds",
             "limits",
+            "kubernetes",
         ] {
             assert!(example.contains(&format!("\n{key}:")), "{key}");
         }

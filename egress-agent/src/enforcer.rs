@@ -5,6 +5,7 @@ mod control;
 mod fences;
 mod handover;
 mod ledger;
+mod members;
 mod parts;
 mod purge;
 mod reports;
@@ -26,8 +27,8 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use self::{
-    control::Control, fences::Fences, handover::Draining, ledger::Ledger, reports::Reports, roster::Roster,
-    sites::Sites,
+    control::Control, fences::Fences, handover::Draining, ledger::Ledger, members::IdentityChanges,
+    reports::Reports, roster::Roster, sites::Sites,
 };
 pub use self::{
     handover::{Channel, Predecessor},
@@ -35,10 +36,13 @@ pub use self::{
 };
 
 use crate::{
+    cluster::Cluster,
     drain::DrainTrigger,
-    identity::Mapping,
+    identity::{Identities, Mapping, PodDirectory, PodSource},
     instance::{Instance, Traces},
-    kernel::{self, Attachment, DirectTable, Due, FlowTable, HeldReader, Repair, Settings, WantedReader},
+    kernel::{
+        Attachment, CgroupMount, DirectTable, Due, FlowTable, HeldReader, Repair, Settings, WantedReader,
+    },
     policy::PolicySet,
     proxy::{Services, Workers},
 };
@@ -72,9 +76,20 @@ pub enum Served {
     HandedOver(Channel),
 }
 
+/// A node of a cluster, for `status`.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its API server.
+    pub cluster: Cluster,
+    /// Its pods.
+    pub directory: Arc<PodDirectory>,
+}
+
 /// What an enforcer is made from.
 #[derive(Debug)]
 pub struct EnforcerSettings {
+    /// Where the cgroup2 hierarchy is mounted.
+    pub mount: CgroupMount,
     /// The cgroup whose members are enforced.
     pub cgroup: PathBuf,
     /// Whether it goes with the enforcer.
@@ -83,6 +98,10 @@ pub struct EnforcerSettings {
     pub may_inherit: bool,
     /// What the cgroups below it are.
     pub mappings: Vec<Mapping>,
+    /// Where pods are found, on a node of a cluster.
+    pub pods: Option<PodSource>,
+    /// What `status` tells of the cluster, on a node.
+    pub node: Option<Node>,
     /// Destinations that are left alone.
     pub internal: Vec<IpNet>,
     /// TCP ports that are redirected besides those that domain rules name.
@@ -110,7 +129,13 @@ pub struct Enforcer {
     reports: Reports,
     roster: Roster,
     control: Control,
+    mount: CgroupMount,
     cgroup: PathBuf,
+    identities: Arc<Identities>,
+    node: Option<Node>,
+    changes: IdentityChanges,
+    /// The cgroups that the kernel leaves alone now.
+    exempted: Vec<u64>,
     internal: Vec<IpNet>,
     /// As long as it drains.
     predecessor: Option<Draining>,
@@ -141,7 +166,7 @@ impl Enforcer {
             tokio::select! {
                 biased;
                 wanted = self.wanted.next() => self.open_wanted(&wanted?),
-                held = self.held.next() => self.sites.answer_held(held?, &self.workers),
+                held = self.held.next() => self.sites.answer_held(held?, &self.workers, &self.identities),
                 () = &mut stop => return Ok(Served::Stopped),
                 Some(update) = updates.recv() => self.update(update),
                 asked = self.control.accept() => {
@@ -151,6 +176,7 @@ impl Enforcer {
                 asked = self.control.successor() => if let Some(channel) = self.hand_over(asked) {
                     return Ok(Served::HandedOver(channel));
                 },
+                what = self.changes.next() => self.follow_identities(what),
                 () = draining(self.predecessor.as_ref()) => self.forget_predecessor(),
                 _tick = report.tick() => self.report(),
                 _tick = watch.tick() => self.mend(),
@@ -307,7 +333,7 @@ impl Enforcer {
         // Before there are listeners: no packet leaves a namespace before its fence stands.
         self.fences
             .announced(wanted, &mut self.attachment, &self.services.policy);
-        self.sites.open_wanted(wanted, &self.workers);
+        self.sites.open_wanted(wanted, &self.workers, &self.identities);
     }
 
     fn review_fences(&mut self) {
@@ -385,8 +411,8 @@ impl Enforcer {
 
     fn exempt(&mut self) -> anyhow::Result<()> {
         let predecessor = self.predecessor.as_ref().map(|predecessor| predecessor.pid);
-        let exempt = parts::exempt_cgroups(&kernel::find_mount()?, &self.cgroup, predecessor)?;
-        Ok(self.settings.exempt(&exempt)?)
+        self.exempted = parts::exempt_cgroups(&self.mount, &self.cgroup, predecessor, &self.identities)?;
+        Ok(self.settings.exempt(&self.exempted)?)
     }
 
     fn forget_predecessor(&mut self) {
@@ -429,6 +455,7 @@ impl Enforcer {
 
     fn sweep(&mut self) {
         self.sites.close_abandoned();
+        self.identities.sweep(Instant::now());
         self.enrol();
         if let Err(error) = self.roster.sweep() {
             tracing::warn!(%error, "cannot remove policies that are out of force");

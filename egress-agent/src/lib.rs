@@ -3,6 +3,7 @@
 
 pub mod access_log;
 pub mod cli;
+pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod dns;

@@ -98,6 +98,11 @@ impl PolicyStore {
         self.changed.send_replace(());
     }
 
+    /// Has everything judged again that is open: workloads are not what they were.
+    pub fn judge_again(&self) {
+        self.changed.send_replace(());
+    }
+
     /// To be told of every set that is put in force from now on.
     #[must_use]
     pub fn changes(&self) -> PolicyChanges {

@@ -22,5 +22,5 @@ pub mod tunnel;
 mod worker;
 
 pub use connection::{Connection, Services};
-pub use site::{Asked, Site, Unexplained};
+pub use site::{Asked, Explained, Site, Unexplained};
 pub use worker::{PROBE, Stop, WorkerContext, WorkerCounts, Workers};

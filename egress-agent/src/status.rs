@@ -46,6 +46,9 @@ pub struct Status {
     /// Network namespaces that nothing leaves without a socket.
     #[serde(default)]
     pub fences: FenceStatus,
+    /// The cluster, on a node of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesStatus>,
     /// Connections by state and fate.
     pub connections: Connections,
     /// Queries of workloads.
@@ -74,6 +77,25 @@ pub struct NotFenced {
     pub pid: u32,
     /// The reason.
     pub why: String,
+}
+
+/// What is known of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct KubernetesStatus {
+    /// This node.
+    pub node: String,
+    /// Whether the API server has answered the last request.
+    pub api_server: bool,
+    /// For how long that has been so.
+    pub api_server_seconds: u64,
+    /// Why it has not; what is known stays in force.
+    pub api_server_error: Option<String>,
+    /// Whether the pods of this node have been listed since the start.
+    pub pods_listed: bool,
+    /// Pods of this node that are known.
+    pub pods: u64,
+    /// Those of them that are left alone.
+    pub exempt_pods: u64,
 }
 
 /// Connections at the listeners.
@@ -124,6 +146,28 @@ pub struct LogStatus {
     pub lost: u64,
 }
 
+impl fmt::Display for KubernetesStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "  node         {}, {} pods ({} exempt)",
+            self.node, self.pods, self.exempt_pods
+        )?;
+        if !self.pods_listed {
+            writeln!(
+                f,
+                "  NO PODS YET  the API server has not listed them since the start"
+            )?;
+        }
+        let since = self.api_server_seconds;
+        match &self.api_server_error {
+            None if self.api_server => writeln!(f, "  api server   answers, for {since} s"),
+            None => writeln!(f, "  api server   has not been asked"),
+            Some(error) => writeln!(f, "  API SERVER   does not answer, for {since} s: {error}"),
+        }
+    }
+}
+
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -159,6 +203,9 @@ impl fmt::Display for Status {
         }
         for open in &self.fences.not_fenced {
             writeln!(f, "  NOT FENCED   that of pid {}: {}", open.pid, open.why)?;
+        }
+        if let Some(kubernetes) = &self.kubernetes {
+            write!(f, "{kubernetes}")?;
         }
         let connections = &self.connections;
         writeln!(

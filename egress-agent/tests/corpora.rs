@@ -7,12 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use egress_agent::{access_log, dns, policy, proxy};
+use egress_agent::{access_log, dns, identity, policy, proxy};
 
 type Check = fn(&[u8]);
 
 /// Fuzz target and what it calls.
 const TARGETS: &[(&str, Check)] = &[
+    ("cgroup_path", identity::fuzz::cgroup_path),
     ("client_hello", proxy::fuzz::client_hello),
     ("detect", proxy::fuzz::detect_protocol),
     ("dns_query", dns::fuzz::query),

@@ -17,10 +17,11 @@ use egress_common::{
 
 use crate::fence::Scratch;
 
-/// Cgroup id -> 1. Written by the agent (its own cgroup), read by connect. 64: one agent, one more while it is
-/// replaced, and room. Full: the agent does not start.
+/// Cgroup id -> 1. Written by the agent (its own cgroup, and those of exempt pods), read by connect. 4096: some four a
+/// pod, for three times the pods that a kubelet runs by default and more. The agent puts in no more than fit; the others
+/// pass through the proxy.
 #[btf_map]
-pub static EXEMPT: HashMap<u64, u32, 64> = HashMap::new();
+pub static EXEMPT: HashMap<u64, u32, 4096> = HashMap::new();
 
 /// Prefix in 16-byte form -> 1. Written by the agent from `internal`, read by connect and sendmsg. Full: the agent does
 /// not start.

@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod dns;
 pub mod harness;
 pub mod hello;
+pub mod kubernetes;
 pub mod lab;
 pub mod looping;
 pub mod origins;

@@ -29,6 +29,7 @@ mod lab;
 mod life;
 mod load;
 mod packets;
+mod pods;
 mod programs;
 mod protocols;
 mod redirect;
@@ -75,6 +76,7 @@ fn all() -> Vec<Promise> {
         errors::promises(),
         exec_privileges::promises(),
         full_disk::promises(),
+        pods::promises(),
         programs::promises(),
         squid_oracle::promises(),
         inbound::promises(),

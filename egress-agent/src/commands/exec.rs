@@ -68,6 +68,7 @@ fn execute(args: &ExecArgs) -> anyhow::Result<ExitCode> {
             }
         };
         let settings = EnforcerSettings {
+            mount: kernel::find_mount()?,
             cgroup: cgroup.path().to_path_buf(),
             owns_cgroup: true,
             may_inherit: false,
@@ -75,6 +76,8 @@ fn execute(args: &ExecArgs) -> anyhow::Result<ExitCode> {
                 path: "".into(),
                 workload: workload(args),
             }],
+            pods: None,
+            node: None,
             internal: args.internal.clone(),
             ports: config::DEFAULT_PORTS.to_vec(),
             // The command is as a rule in the agent's own network namespace, which cannot be fenced.

@@ -1,12 +1,9 @@
 //! `run`: the daemon.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+mod node;
+mod place;
+
+use std::{io, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -44,10 +41,9 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let config = configuration(args)?;
     kernel::require()?;
     kernel::require_lasting_pins()?;
-    let cgroup = enforced_cgroup(&config)?;
     raise_descriptor_limit();
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(daemon(config, cgroup, take_over, hold))
+    runtime.block_on(daemon(config, take_over, hold))
 }
 
 /// A tunnel takes two descriptors, and the soft limit is 1024 by default, for the sake of programs that use select(2).
@@ -73,29 +69,22 @@ fn configuration(args: RunArgs) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// The directory of the cgroup to enforce: as it is given, or below the mount.
-fn enforced_cgroup(config: &Config) -> anyhow::Result<PathBuf> {
-    let Some(path) = &config.cgroup else {
-        bail!("which cgroup is to be enforced? give --cgroup PATH, or `cgroup:` in the configuration");
-    };
-    let mount = kernel::find_mount()?;
-    let directory = if path.starts_with(&mount.path) {
-        path.clone()
-    } else {
-        mount.path.join(path.strip_prefix("/").unwrap_or(path))
-    };
-    if !directory.join("cgroup.procs").exists() {
-        bail!(
-            "{} is no cgroup: give a path below {}",
-            path.display(),
-            mount.path.display()
-        );
-    }
-    fs::canonicalize(&directory).with_context(|| format!("cannot open {}", directory.display()))
-}
-
-async fn daemon(config: Config, cgroup: PathBuf, take_over: bool, hold: bool) -> anyhow::Result<ExitCode> {
+async fn daemon(config: Config, take_over: bool, hold: bool) -> anyhow::Result<ExitCode> {
     let mut stop_signals = StopSignals::listen()?;
+    let prepared = async {
+        let mut place = place::find(&config).await?;
+        let followed = match (&config.kubernetes, place.pods.take()) {
+            (Some(entries), Some(root)) => Some(node::follow(entries, &place, root).await?),
+            _ => None,
+        };
+        anyhow::Ok((place, followed))
+    };
+    let (place, followed) = tokio::select! {
+        biased;
+        () = stop_signals.recv() => return Ok(ExitCode::SUCCESS),
+        prepared = prepared => prepared?,
+    };
+    let cgroup = place.cgroup;
     let mut reload_signal = signal(SignalKind::hangup())?;
     let source = source(&config);
     // Before the first look at the files, so that no change falls between the two.
@@ -104,10 +93,13 @@ async fn daemon(config: Config, cgroup: PathBuf, take_over: bool, hold: bool) ->
     let (log, dns_log) = (services.log.clone(), services.dns.log().clone());
     let claim = claim(&config.instance, &cgroup, take_over)?;
     let settings = EnforcerSettings {
+        mount: place.mount,
         cgroup: cgroup.clone(),
         owns_cgroup: false,
         may_inherit: true,
         mappings: config.mappings(),
+        pods: followed.as_ref().map(|followed| followed.source.clone()),
+        node: followed.as_ref().map(|followed| followed.node.clone()),
         internal: config.internal.clone(),
         ports: config.ports.clone(),
         packet_fence: config.packet_fence,

@@ -8,11 +8,11 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-use super::{Enforcer, handover::Channel};
+use super::{Enforcer, Node, handover::Channel};
 use crate::{
     instance::Instance,
     readiness,
-    status::{Connections, DnsStatus, LogStatus, Status},
+    status::{Connections, DnsStatus, KubernetesStatus, LogStatus, Status},
 };
 
 /// An asker that does not read must not keep the enforcer from its work.
@@ -70,6 +70,19 @@ pub(super) async fn answer(asked: io::Result<UnixStream>, status: &Status) {
     }
 }
 
+fn kubernetes(node: &Node) -> KubernetesStatus {
+    let (contact, counts) = (node.cluster.contact().status(), node.directory.counts());
+    KubernetesStatus {
+        node: node.cluster.node().to_owned(),
+        api_server: contact.is_answered,
+        api_server_seconds: contact.lasts.as_secs(),
+        api_server_error: contact.error,
+        pods_listed: counts.is_listed,
+        pods: counts.pods as u64,
+        exempt_pods: counts.exempt as u64,
+    }
+}
+
 impl Enforcer {
     fn dns_status(&self) -> DnsStatus {
         let dns = &self.services.dns;
@@ -113,6 +126,7 @@ impl Enforcer {
             namespaces: self.sites.len() as u64,
             listeners: self.sites.at_home(),
             fences: self.fences.status(),
+            kubernetes: self.node.as_ref().map(kubernetes),
             connections: Connections {
                 open: counts.open.load(Relaxed),
                 accepted: counts.accepted.load(Relaxed),

@@ -10,10 +10,10 @@ use std::{
 
 use egress_common::event::ListenerWanted;
 
-use super::sites::{children, namespace_of};
+use super::sites::namespace_of;
 use crate::{
     identity::Identities,
-    kernel::Attachment,
+    kernel::{Attachment, children},
     netns::{Exit, Netns},
     policy::{PolicySet, PolicyStore, Posture},
     status::{FenceStatus, NotFenced},

@@ -13,8 +13,8 @@ use anyhow::ensure;
 use egress_common::listener::LISTENERS_PER_FAMILY;
 
 use super::{
-    Enforcer, EnforcerSettings, control::Control, fences::Fences, reports::Reports, roster::Roster,
-    sites::Sites,
+    Enforcer, EnforcerSettings, control::Control, fences::Fences, members::IdentityChanges, reports::Reports,
+    roster::Roster, sites::Sites,
 };
 use crate::{
     drain::{self, DrainTrigger},
@@ -41,6 +41,9 @@ pub(super) struct Parts {
     reports: Reports,
     roster: Roster,
     control: Control,
+    identities: Arc<Identities>,
+    changes: IdentityChanges,
+    exempted: Vec<u64>,
 }
 
 impl Parts {
@@ -51,17 +54,21 @@ impl Parts {
         predecessor: Option<u32>,
     ) -> anyhow::Result<Self> {
         let pins = attachment.pin_path();
-        let mount = kernel::find_mount()?;
-        let mut kernel_settings = Settings::open(pins)?;
-        kernel_settings.internal(&settings.internal)?;
-        kernel_settings.exempt(&exempt_cgroups(&mount, &settings.cgroup, predecessor)?)?;
-        kernel_settings.enforce(fs::metadata(&settings.cgroup)?.ino())?;
-
+        let mount = settings.mount.clone();
         let identities = Arc::new(Identities::new(
-            mount.path,
+            mount.path.clone(),
             settings.cgroup.clone(),
             settings.mappings.clone(),
-        ));
+            settings.pods.clone(),
+        )?);
+        identities.refresh()?;
+        let changes = IdentityChanges::of(&identities);
+        let mut kernel_settings = Settings::open(pins)?;
+        kernel_settings.internal(&settings.internal)?;
+        let exempted = exempt_cgroups(&mount, &settings.cgroup, predecessor, &identities)?;
+        kernel_settings.exempt(&exempted)?;
+        kernel_settings.enforce(fs::metadata(&settings.cgroup)?.ino())?;
+
         let mut roster = Roster::open(pins, Arc::clone(&identities), &settings.ports)?;
         roster.enrol(&settings.services.policy.load())?;
         let (drain, watcher) = drain::channel();
@@ -95,6 +102,9 @@ impl Parts {
             drain,
             reports: Reports::open(pins)?,
             roster,
+            identities,
+            changes,
+            exempted,
             control: Control::listen(instance, settings.may_inherit)?,
         })
     }
@@ -119,6 +129,9 @@ impl Parts {
             reports,
             roster,
             control,
+            identities,
+            changes,
+            exempted,
         } = self;
         Enforcer {
             instance,
@@ -135,7 +148,12 @@ impl Parts {
             reports,
             roster,
             control,
+            mount: from.mount,
             cgroup: from.cgroup,
+            identities,
+            node: from.node,
+            changes,
+            exempted,
             internal: from.internal,
             predecessor: None,
             traces,
@@ -148,12 +166,18 @@ impl Parts {
     }
 }
 
-/// The cgroups whose connects are left alone: the agent's own if it is below the cgroup that it enforces, and that of a
-/// predecessor that drains. Nobody else may be in it, because whoever shares it would be left alone too.
+/// Cgroups that the kernel's table can hold, with room for agents that come and go. Exempt ones beyond are redirected
+/// and pass through the proxy, which is slower.
+const MOST_EXEMPT: usize = kernel::MOST_EXEMPT - 8;
+
+/// The cgroups whose connects are left alone: the agent's own if it is below the cgroup that it enforces, that of a
+/// predecessor that drains, and those of exempt pods. Nobody else may be in an agent's, because whoever shares it would be
+/// left alone too; in a pod it is the container's, which is the agent's alone but for probes.
 pub(super) fn exempt_cgroups(
     mount: &CgroupMount,
     enforced: &Path,
     predecessor: Option<u32>,
+    identities: &Identities,
 ) -> anyhow::Result<Vec<u64>> {
     let agents: Vec<String> = predecessor
         .into_iter()
@@ -173,14 +197,31 @@ pub(super) fn exempt_cgroups(
         }
         let members = fs::read_to_string(own.join("cgroup.procs"))?;
         ensure!(
-            own != enforced
-                && members
-                    .lines()
-                    .all(|member| agents.iter().any(|agent| agent == member)),
+            identities.is_container(&own)
+                || own != enforced
+                    && members
+                        .lines()
+                        .all(|member| agents.iter().any(|agent| agent == member)),
             "the agent is in the enforced cgroup {} together with other processes: start it from another cgroup",
             own.display()
         );
         exempt.push(fs::metadata(&own)?.ino());
     }
+    let all = identities.all().into_iter();
+    let mut pods: Vec<u64> = all
+        .filter(|(_, workload)| workload.is_exempt())
+        .map(|(cgroup, _)| cgroup)
+        .filter(|cgroup| !exempt.contains(cgroup))
+        .collect();
+    pods.sort_unstable();
+    if pods.len() > MOST_EXEMPT {
+        tracing::warn!(
+            cgroups = pods.len(),
+            most = MOST_EXEMPT,
+            "too many exempt cgroups for the kernel's table"
+        );
+        pods.truncate(MOST_EXEMPT);
+    }
+    exempt.extend(pods);
     Ok(exempt)
 }

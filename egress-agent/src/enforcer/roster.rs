@@ -44,7 +44,7 @@ pub(super) struct Enrolled {
 type Key = (String, String);
 
 /// What policies can depend on: workloads that are alike share what is enforced on them.
-type Traits = (String, BTreeMap<String, String>, BTreeMap<String, String>);
+type Traits = (String, BTreeMap<String, String>, BTreeMap<String, String>, bool);
 
 impl Roster {
     /// Opens the tables.
@@ -155,5 +155,6 @@ fn traits(workload: &Workload) -> Traits {
         workload.namespace.clone(),
         workload.namespace_labels.clone(),
         workload.labels.clone(),
+        workload.is_exempt(),
     )
 }

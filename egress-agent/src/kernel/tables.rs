@@ -27,6 +27,9 @@ use nix::time::{ClockId, clock_gettime};
 /// Longer than a connection can wait for its accept: a SYN is retried for 127 s at most (tcp_syn_retries).
 const STALE: Duration = Duration::from_secs(120);
 
+/// Cgroups that can be left alone: the size of the kernel's table.
+pub const MOST_EXEMPT: usize = 4096;
+
 /// A map could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("map {name}: {error}")]

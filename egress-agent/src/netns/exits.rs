@@ -257,7 +257,7 @@ mod tests {
                 found => panic!("{kind}: {found:?}"),
             }
         }
-        assert!(matches!(exit(of_kind("veth", None), None), None));
+        assert!(exit(of_kind("veth", None), None).is_none());
         let unnumbered = exit(of_kind("veth", Some(0)), None);
         assert!(matches!(unnumbered, Some(Exit::Other(_))));
     }

@@ -61,6 +61,12 @@ impl PolicyView {
             (false, false, false, Unselected::Enforce) => Posture::Enforce,
             (false, false, false, Unselected::Observe) => Posture::Observe,
         };
+        // The kernel leaves it alone as soon as the agent has told it; until then its connections come here.
+        let posture = if workload.is_exempt() {
+            Posture::Observe
+        } else {
+            posture
+        };
         Self {
             posture,
             namespace,

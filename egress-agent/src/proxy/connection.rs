@@ -13,7 +13,7 @@ use super::{
 use crate::{
     access_log::{AccessLog, AddressRelation, Asked, Carrier, Ending, Protocol, Record},
     dns::{Forwarder, NameTable},
-    identity::{Process, Workload},
+    identity::{Identities, Process, Workload},
     netns::Netns,
     policy::{Host, PolicyStore, PolicyView, Posture, Verdict},
 };
@@ -50,8 +50,10 @@ pub struct Connection {
     pub client: SocketAddr,
     /// The address it dialled.
     pub original: SocketAddr,
-    /// Who it is.
+    /// Who it is, as it was known when the connection was accepted.
     pub workload: Arc<Workload>,
+    /// Where to look for what it is now, and under which cgroup.
+    pub identity: Option<(Arc<Identities>, u64)>,
     /// The process that dialled.
     pub process: Process,
     /// The socket was made in another workload than the one that connected it: always refused.
@@ -72,11 +74,21 @@ pub struct Route {
 }
 
 impl Connection {
-    /// The policy view for the next verdict: taken anew for each request, so that a new policy set reaches connections
-    /// that are kept alive.
+    /// The policy view for the next verdict: taken anew for each request, so that a new policy set and new labels of the
+    /// workload reach connections that are kept alive.
     #[must_use]
     pub fn view(&self) -> PolicyView {
-        self.services.policy.load().view(&self.workload)
+        self.services.policy.load().view(&self.workload_now())
+    }
+
+    /// Who it is now: with the labels of now, and with the container's name, which is known later than the pod.
+    fn workload_now(&self) -> Arc<Workload> {
+        let now = self
+            .identity
+            .as_ref()
+            .and_then(|(identities, cgroup)| identities.of(*cgroup));
+        now.filter(|now| now.is_same_as(&self.workload))
+            .unwrap_or_else(|| Arc::clone(&self.workload))
     }
 
     /// Whether nothing may pass now because it could not be logged.
@@ -123,7 +135,7 @@ impl Connection {
             duration: self.accepted.elapsed(),
             client: self.client,
             original: self.original,
-            workload: Arc::clone(&self.workload),
+            workload: self.workload_now(),
             process: self.process.clone(),
             carrier: Carrier::TCP,
             protocol: Protocol::Unknown,

@@ -44,6 +44,11 @@ pub(super) fn overload(connection: &Connection, stream: TcpStream) {
     deny_unread(connection, stream, Outcome::Overload);
 }
 
+/// Refuses a connection of somebody who has not become known in time.
+pub(super) fn unknown_workload(connection: &Connection, stream: TcpStream) {
+    deny_unread(connection, stream, Outcome::UnknownWorkload);
+}
+
 async fn enforce(connection: Arc<Connection>, mut stream: TcpStream, drain: DrainWatcher) {
     // What the record says if the task is dropped while it waits for the first bytes.
     let mut pending = begin(&connection, Outcome::ClientGone);

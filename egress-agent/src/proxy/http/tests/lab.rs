@@ -158,6 +158,7 @@ impl Lab {
                 name: "cart-1".to_owned(),
                 ..Workload::default()
             }),
+            identity: None,
             process: Process::default(),
             foreign: false,
             route: route(),
