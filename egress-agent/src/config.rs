@@ -1,8 +1,10 @@
 //! The daemon's configuration file. docs/configuration.md is its manual.
 
 mod dns;
+mod explicit_proxy;
 
 pub use dns::{DnsEntries, DnsLogEntry};
+pub use explicit_proxy::ExplicitProxyEntries;
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +22,7 @@ use crate::{
     access_log::{Format, Output, Target},
     identity::{Mapping, Workload},
     policy::Unselected,
-    proxy::{dial::DialMode, limits::Limits},
+    proxy::{dial::DialMode, explicit::ExplicitProxy, limits::Limits},
 };
 
 /// The ports that are redirected unless the configuration says otherwise.
@@ -47,6 +49,8 @@ pub struct Config {
     pub audit: bool,
     /// TCP ports that are redirected, besides those that domain rules name.
     pub ports: Vec<u16>,
+    /// Where workloads find the explicit proxy; nowhere by default.
+    pub explicit_proxy: ExplicitProxyEntries,
     /// Destinations that are left alone, besides loopback.
     pub internal: Vec<IpNet>,
     /// Name servers to ask instead of those in /etc/resolv.conf.
@@ -143,6 +147,7 @@ impl Default for Config {
             unselected: Unselected::default(),
             audit: false,
             ports: DEFAULT_PORTS.to_vec(),
+            explicit_proxy: ExplicitProxyEntries::default(),
             internal: Vec::new(),
             nameservers: Vec::new(),
             dns: DnsEntries::default(),
@@ -212,6 +217,7 @@ impl Config {
         if self.ports.contains(&0) {
             return Err("ports: 1 to 65535 are allowed".to_owned());
         }
+        self.explicit_proxy.proxy(&self.ports)?;
         self.dns.check()?;
         if !(1024..=1 << 20).contains(&self.limits.head_bytes) {
             return Err("limits.headBytes: 1024 to 1048576 are allowed".to_owned());
@@ -253,6 +259,13 @@ impl Config {
             deny_unlogged: self.on_log_failure == OnLogFailure::Deny,
             ..Limits::default()
         }
+    }
+
+    /// The explicit proxy; none if it is off.
+    #[must_use]
+    pub fn explicit_proxy(&self) -> ExplicitProxy {
+        // Checked when the file was read.
+        self.explicit_proxy.proxy(&self.ports).unwrap_or_default()
     }
 
     /// Cgroups and their workloads.
@@ -344,6 +357,7 @@ mod tests {
             "unselected",
             "audit",
             "ports",
+            "explicitProxy",
             "internal",
             "nameservers",
             "dns",
@@ -370,6 +384,11 @@ mod tests {
             ("limits: {connectionsPerWorkload: 0}", "at least 1"),
             ("onLogFailure: ignore", "deny"),
             ("limits: {silenceMilliseconds: 0}", "60000"),
+            (
+                "explicitProxy: {addresses: ['0.0.0.0:80']}",
+                "explicitProxy.addresses: 0.0.0.0:80",
+            ),
+            ("explicitProxy: {listen: ['0.0.0.0:3128']}", "addresses"),
         ] {
             assert!(Config::parse(text).unwrap_err().contains(word), "{text}");
         }

@@ -22,4 +22,4 @@ pub use fences::{Fence, FenceTables, Fenced, Opening, PortRanges};
 pub use observed::{Due, ObservedTable};
 pub use pins::{PinDirectory, PinError, bpffs_root, require_lasting as require_lasting_pins};
 pub use sock_diag::{OpenSocket, SockDiag};
-pub use tables::{Counts, FlowTable, ListenerTable, QueryTable, Settings, TableError};
+pub use tables::{Counts, FlowTable, ListenerTable, MOST_PROXIES, QueryTable, Settings, TableError};

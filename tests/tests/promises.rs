@@ -17,6 +17,7 @@ mod dns;
 mod errors;
 mod exec;
 mod exec_privileges;
+mod explicit_proxy;
 mod failures;
 mod fence;
 mod full_disk;
@@ -33,6 +34,7 @@ mod protocols;
 mod redirect;
 mod soak;
 mod sockets;
+mod squid_import;
 mod squid_oracle;
 mod tls;
 mod tunnel;
@@ -71,6 +73,7 @@ fn all() -> Vec<Promise> {
         load::promises(),
         errors::promises(),
         exec_privileges::promises(),
+        explicit_proxy::promises(),
         full_disk::promises(),
         programs::promises(),
         squid_oracle::promises(),
@@ -78,6 +81,7 @@ fn all() -> Vec<Promise> {
         protocols::promises(),
         soak::promises(),
         clock::promises(),
+        squid_import::promises(),
     ]
     .concat()
 }

@@ -50,6 +50,7 @@ impl Parts {
         let mount = kernel::find_mount()?;
         let mut kernel_settings = Settings::open(pins)?;
         kernel_settings.internal(&settings.internal)?;
+        kernel_settings.proxies(settings.services.proxy.addresses())?;
         kernel_settings.exempt(&exempt_cgroups(&mount, &settings.cgroup, predecessor)?)?;
         kernel_settings.enforce(fs::metadata(&settings.cgroup)?.ino())?;
 

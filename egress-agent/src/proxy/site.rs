@@ -11,7 +11,7 @@ use std::{
 use egress_common::{dns::Asker, listener::Listeners};
 
 use super::{
-    connection::{Connection, Route, Services},
+    connection::{Connection, Route, Services, Via},
     dial::Dialer,
     listener,
 };
@@ -118,6 +118,11 @@ impl Site {
         let workload = identities.of(flow.cgroup).ok_or(Unexplained::UnknownWorkload)?;
         let foreign = is_foreign(flow.birth_cgroup, flow.cgroup, &workload, identities);
         let original = flow.destination.socket_addr();
+        let via = if services.proxy.is_at(original) {
+            Via::Proxy
+        } else {
+            Via::Connect
+        };
         let bound = (!peer.ip().is_loopback()).then(|| peer.ip());
         Ok(Connection {
             services: Arc::clone(services),
@@ -125,6 +130,7 @@ impl Site {
             accepted_at: jiff::Timestamp::now(),
             client: SocketAddr::new(bound.unwrap_or_else(|| self.source_for(original)), peer.port()),
             original,
+            via,
             workload,
             process: process(flow.pid, flow.uid, &flow.command),
             foreign,
