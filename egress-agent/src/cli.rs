@@ -5,6 +5,7 @@
 mod check;
 mod exec;
 mod explain;
+mod import;
 mod launch;
 mod parse;
 mod probe;
@@ -14,6 +15,7 @@ mod status;
 pub use check::CheckArgs;
 pub use exec::ExecArgs;
 pub use explain::ExplainArgs;
+pub use import::ImportArgs;
 pub use launch::LaunchArgs;
 pub use parse::Labels;
 pub use probe::ProbeArgs;
@@ -36,6 +38,7 @@ pub enum Command {
     Cleanup(CleanupArgs),
     Exec(ExecArgs),
     Explain(ExplainArgs),
+    Import(ImportArgs),
     #[command(hide = true)]
     Launch(LaunchArgs),
     Probe(ProbeArgs),

@@ -4,6 +4,7 @@ mod check;
 mod cleanup;
 mod exec;
 mod explain;
+mod import;
 mod launch;
 #[cfg(test)]
 mod manual;
@@ -25,6 +26,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Exec(args) => Ok(exec::run(&args)),
         Command::Explain(args) => explain::explain(&args, &mut io::stdout().lock()),
+        Command::Import(args) => import::import(&args, &mut io::stdout().lock(), &mut io::stderr().lock()),
         Command::Launch(args) => launch::run(&args),
         Command::Probe(args) => Ok(probe::run(&args)),
         Command::Run(args) => run::run(args),

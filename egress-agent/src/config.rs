@@ -1,9 +1,11 @@
 //! The daemon's configuration file. docs/configuration.md is its manual.
 
 mod dns;
+mod explicit_proxy;
 mod kubernetes;
 
 pub use dns::{DnsEntries, DnsLogEntry};
+pub use explicit_proxy::ExplicitProxyEntries;
 pub use kubernetes::{ExemptEntries, ExemptPods, KubernetesEntries};
 
 use std::{
@@ -22,7 +24,7 @@ use crate::{
     access_log::{Format, Output, Target},
     identity::{Mapping, Workload},
     policy::Unselected,
-    proxy::{dial::DialMode, limits::Limits},
+    proxy::{dial::DialMode, explicit::ExplicitProxy, limits::Limits},
 };
 
 /// The ports that are redirected unless the configuration says otherwise.
@@ -49,6 +51,8 @@ pub struct Config {
     pub audit: bool,
     /// TCP ports that are redirected, besides those that domain rules name.
     pub ports: Vec<u16>,
+    /// Where workloads find the explicit proxy; nowhere by default.
+    pub explicit_proxy: ExplicitProxyEntries,
     /// Destinations that are left alone, besides loopback.
     pub internal: Vec<IpNet>,
     /// Whether what leaves a workload's network namespace without a socket is stopped at the host's end of its veth pair.
@@ -149,6 +153,7 @@ impl Default for Config {
             unselected: Unselected::default(),
             audit: false,
             ports: DEFAULT_PORTS.to_vec(),
+            explicit_proxy: ExplicitProxyEntries::default(),
             internal: Vec::new(),
             packet_fence: true,
             nameservers: Vec::new(),
@@ -220,6 +225,7 @@ impl Config {
         if self.ports.contains(&0) {
             return Err("ports: 1 to 65535 are allowed".to_owned());
         }
+        self.explicit_proxy.proxy(&self.ports)?;
         self.dns.check()?;
         if let Some(kubernetes) = &self.kubernetes {
             kubernetes.check()?;
@@ -264,6 +270,13 @@ impl Config {
             deny_unlogged: self.on_log_failure == OnLogFailure::Deny,
             ..Limits::default()
         }
+    }
+
+    /// The explicit proxy; none if it is off.
+    #[must_use]
+    pub fn explicit_proxy(&self) -> ExplicitProxy {
+        // Checked when the file was read.
+        self.explicit_proxy.proxy(&self.ports).unwrap_or_default()
     }
 
     /// Cgroups and their workloads.
@@ -359,6 +372,7 @@ mod tests {
             "unselected",
             "audit",
             "ports",
+            "explicitProxy",
             "internal",
             "packetFence",
             "nameservers",
@@ -387,6 +401,11 @@ mod tests {
             ("limits: {connectionsPerWorkload: 0}", "at least 1"),
             ("onLogFailure: ignore", "deny"),
             ("limits: {silenceMilliseconds: 0}", "60000"),
+            (
+                "explicitProxy: {addresses: ['0.0.0.0:80']}",
+                "explicitProxy.addresses: 0.0.0.0:80",
+            ),
+            ("explicitProxy: {listen: ['0.0.0.0:3128']}", "addresses"),
         ] {
             assert!(Config::parse(text).unwrap_err().contains(word), "{text}");
         }

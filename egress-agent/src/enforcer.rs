@@ -400,6 +400,7 @@ impl Enforcer {
         self.exempt()?;
         let pins = self.attachment.pin_path();
         self.settings.internal(&self.internal)?;
+        self.settings.proxies(self.services.proxy.addresses())?;
         self.roster.reopen(pins)?;
         self.roster.enrol(&self.services.policy.load())?;
         self.direct = DirectTable::open(pins)?;

@@ -25,5 +25,6 @@ pub use observed::{Due, ObservedTable};
 pub use pins::{PinDirectory, PinError, bpffs_root, require_lasting as require_lasting_pins};
 pub use sock_diag::{OpenSocket, SockDiag};
 pub use tables::{
-    Counts, FlowTable, ListenerTable, MOST_EXEMPT, QueryTable, Settings, TableError, VettedTable,
+    Counts, FlowTable, ListenerTable, MOST_EXEMPT, MOST_PROXIES, QueryTable, Settings, TableError,
+    VettedTable,
 };

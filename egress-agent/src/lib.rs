@@ -10,6 +10,7 @@ pub mod dns;
 pub mod drain;
 pub mod enforcer;
 pub mod identity;
+pub mod import;
 pub mod instance;
 pub mod kernel;
 pub mod netns;

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use egress_agent::{access_log, dns, identity, policy, proxy};
+use egress_agent::{access_log, dns, identity, import, policy, proxy};
 
 type Check = fn(&[u8]);
 
@@ -22,6 +22,7 @@ const TARGETS: &[(&str, Check)] = &[
     ("host_pattern", policy::fuzz::fuzz_host_pattern),
     ("policy_document", policy::fuzz::fuzz_policy_document),
     ("log_format", access_log::fuzz::log_format),
+    ("squid_conf", import::fuzz::squid_conf),
 ];
 
 /// What the committed corpora may take, so that a checkout and a test run stay small.

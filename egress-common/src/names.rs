@@ -55,6 +55,8 @@ pub mod map {
     pub const EXEMPT: &str = "EXEMPT";
     /// Prefixes that are left alone.
     pub const INTERNAL: &str = "INTERNAL";
+    /// Addresses of the explicit proxy.
+    pub const PROXIES: &str = "PROXIES";
     /// What is enforced on a cgroup.
     pub const MEMBERS: &str = "MEMBERS";
     /// What policies allow to blocks of addresses.

@@ -160,6 +160,9 @@ outcomes! {
     /// Neither the client's first bytes nor this workload's own DNS answers name the destination.
     NoKnownName = 124, Deny, "no_known_name";
 
+    /// What is spoken in a tunnel names another host than the CONNECT that opened it.
+    TunnelMismatch = 125, Deny, "tunnel_mismatch";
+
     // 128..: allowed, and then failed.
     /// The name does not exist, or has no usable address.
     NameNotFound = 128, Fail, "name_not_found";

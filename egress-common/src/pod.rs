@@ -1,6 +1,7 @@
 //! The agent's side of the shared structs: any bytes of their size are a value.
 
 use crate::{
+    address::Endpoint,
     dns::{Asker, HeldQuery},
     event::{Event, ListenerWanted, Observed, ObservedKey},
     fence::{Fence, Vetted},
@@ -12,6 +13,8 @@ use crate::{
 // SAFETY: `repr(C)`, made of integers and byte arrays only, padding is explicit (the sizes are asserted in the
 // tests of this crate), so every bit pattern is a value and no byte is uninitialised.
 unsafe impl aya::Pod for Event {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Endpoint {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Asker {}
 // SAFETY: as above.

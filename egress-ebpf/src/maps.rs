@@ -6,6 +6,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use egress_common::{
+    address::Endpoint,
     counter::COUNTERS,
     dns::{Asker, HeldQuery},
     event::{Event, ListenerWanted, Observed, ObservedKey},
@@ -27,6 +28,11 @@ pub static EXEMPT: HashMap<u64, u32, 4096> = HashMap::new();
 /// not start.
 #[btf_map]
 pub static INTERNAL: LpmTrie<[u8; 16], u32, 4096> = LpmTrie::new();
+
+/// Address and port of the explicit proxy -> 1; an unspecified address stands for all of its family. Written by the agent
+/// from `explicitProxy`, read by connect. Full: the agent does not start.
+#[btf_map]
+pub static PROXIES: HashMap<Endpoint, u32, 64> = HashMap::new();
 
 /// Cgroup id -> what is enforced there. Written by the agent for every cgroup below the enforced one, read by every hook
 /// that decides. Full: cgroups beyond are unknown, so their connects go to the proxy, and the rest is refused.

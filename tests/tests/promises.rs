@@ -17,6 +17,7 @@ mod dns;
 mod errors;
 mod exec;
 mod exec_privileges;
+mod explicit_proxy;
 mod failures;
 mod fence;
 mod full_disk;
@@ -35,6 +36,7 @@ mod protocols;
 mod redirect;
 mod soak;
 mod sockets;
+mod squid_import;
 mod squid_oracle;
 mod tls;
 mod tunnel;
@@ -75,6 +77,7 @@ fn all() -> Vec<Promise> {
         load::promises(),
         errors::promises(),
         exec_privileges::promises(),
+        explicit_proxy::promises(),
         full_disk::promises(),
         pods::promises(),
         programs::promises(),
@@ -84,6 +87,7 @@ fn all() -> Vec<Promise> {
         window::promises(),
         soak::promises(),
         clock::promises(),
+        squid_import::promises(),
     ]
     .concat()
 }

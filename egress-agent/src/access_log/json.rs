@@ -143,7 +143,7 @@ fn line<'a>(facts: &'a Facts<'_>, record: &'a Record, url: &'a [u8]) -> Line<'a>
         protocol: record.protocol.as_str(),
         method: facts.method(),
         host: facts.domain(),
-        port: record.original.port(),
+        port: facts.url_port().unwrap_or_else(|| record.original.port()),
         url: String::from_utf8_lossy(url),
         http_version: facts.version(),
         status: facts.result.status,

@@ -74,6 +74,15 @@ pub enum Asked {
         /// The dialled port.
         port: u16,
     },
+    /// A tunnel by CONNECT: logged alike.
+    Connect {
+        /// Name or address.
+        host: Host,
+        /// Port.
+        port: u16,
+        /// Version on the client's side.
+        version: Version,
+    },
     /// An HTTP request.
     Request {
         /// Method.
@@ -116,6 +125,8 @@ pub enum AddressRelation {
     Mismatch,
     /// No name was involved: an address was asked for.
     Literal,
+    /// It dialled the explicit proxy and gave the name alone.
+    Named,
 }
 
 /// How a connection or request ended.
@@ -184,6 +195,7 @@ impl AddressRelation {
             Self::Match => "match",
             Self::Mismatch => "mismatch",
             Self::Literal => "literal",
+            Self::Named => "named",
         }
     }
 }

@@ -42,6 +42,17 @@ pub(super) fn name_server(text: &str) -> Result<SocketAddr, String> {
         })
 }
 
+/// `ACL=always` or `ACL=never`.
+pub(super) fn assumption(text: &str) -> Result<(String, bool), String> {
+    let wrong = || format!("`{text}` is not ACL=always or ACL=never");
+    let (name, matches) = text.split_once('=').ok_or_else(wrong)?;
+    match matches {
+        "always" => Ok((name.to_owned(), true)),
+        "never" => Ok((name.to_owned(), false)),
+        _ => Err(wrong()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

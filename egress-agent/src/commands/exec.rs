@@ -22,6 +22,7 @@ use crate::{
     proxy::{
         Services,
         dial::{DialSettings, Dialer},
+        explicit::ExplicitProxy,
         limits::Limits,
         resolve::{NameServers, ResolveSettings},
     },
@@ -144,6 +145,8 @@ fn services(args: &ExecArgs) -> anyhow::Result<Arc<Services>> {
         internal: args.internal.clone(),
         ..DialSettings::default()
     };
+    let proxy = ExplicitProxy::new(&args.explicit_proxy, &config::DEFAULT_PORTS)
+        .map_err(|problem| anyhow::anyhow!("--explicit-proxy: {problem}"))?;
     let policy = PolicyStore::default();
     policy.replace(Arc::new(set));
     Ok(Arc::new(Services {
@@ -152,6 +155,7 @@ fn services(args: &ExecArgs) -> anyhow::Result<Arc<Services>> {
         dns: Forwarder::new(forward, Arc::clone(&names), DnsLog::default()),
         names,
         client_first: config::DEFAULT_PORTS.to_vec(),
+        proxy,
         log,
         limits,
     }))

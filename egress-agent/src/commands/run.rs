@@ -221,6 +221,7 @@ fn services(config: &Config, source: &PolicySource) -> anyhow::Result<Arc<Servic
         dns: Forwarder::new(forward, Arc::clone(&names), config.dns.open_log()?),
         names,
         client_first: config.ports.clone(),
+        proxy: config.explicit_proxy(),
         log,
         limits,
     }))

@@ -65,6 +65,7 @@ impl Parts {
         let changes = IdentityChanges::of(&identities);
         let mut kernel_settings = Settings::open(pins)?;
         kernel_settings.internal(&settings.internal)?;
+        kernel_settings.proxies(settings.services.proxy.addresses())?;
         let exempted = exempt_cgroups(&mount, &settings.cgroup, predecessor, &identities)?;
         kernel_settings.exempt(&exempted)?;
         kernel_settings.enforce(fs::metadata(&settings.cgroup)?.ino())?;

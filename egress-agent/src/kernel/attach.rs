@@ -29,9 +29,10 @@ use super::{layout, link::Link, pins::PinDirectory};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
 
 /// Every map that is pinned; aya-log's own ring buffer is not.
-const PINNED_MAPS: [&str; 25] = [
+const PINNED_MAPS: [&str; 26] = [
     map::EXEMPT,
     map::INTERNAL,
+    map::PROXIES,
     map::MEMBERS,
     map::BLOCKS,
     map::PORTS,

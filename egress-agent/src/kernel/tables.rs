@@ -12,6 +12,7 @@ use std::{
 
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, SkStorage, lpm_trie::Key};
 use egress_common::{
+    address::Endpoint,
     counter::{self, Counter},
     decide::TCP,
     dns::Asker,
@@ -30,6 +31,9 @@ const STALE: Duration = Duration::from_secs(120);
 /// Cgroups that can be left alone: the size of the kernel's table.
 pub const MOST_EXEMPT: usize = 4096;
 
+/// Addresses of the explicit proxy that there can be: the size of the kernel's table.
+pub const MOST_PROXIES: usize = 64;
+
 /// A map could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("map {name}: {error}")]
@@ -39,11 +43,12 @@ pub struct TableError {
     error: Box<MapError>,
 }
 
-/// What the programs are told besides policies: exempt cgroups, internal prefixes.
+/// What the programs are told besides policies: exempt cgroups, internal prefixes, the explicit proxy's addresses.
 #[derive(Debug)]
 pub struct Settings {
     exempt: HashMap<MapData, u64, u32>,
     internal: LpmTrie<MapData, [u8; 16], u32>,
+    proxies: HashMap<MapData, Endpoint, u32>,
     enforced: HashMap<MapData, u64, u32>,
 }
 
@@ -87,6 +92,7 @@ impl Settings {
             internal: open(pins, map::INTERNAL)
                 .map(Map::LpmTrie)
                 .and_then(|opened| LpmTrie::try_from(opened).map_err(at(map::INTERNAL)))?,
+            proxies: hash(pins, map::PROXIES)?,
             enforced: hash(pins, map::ENFORCED)?,
         })
     }
@@ -138,6 +144,26 @@ impl Settings {
             if !wanted.contains(&(key.prefix_len(), key.data())) {
                 self.internal.remove(&key).map_err(at(map::INTERNAL))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Takes exactly these addresses for the explicit proxy's. An unspecified one stands for all of its family.
+    ///
+    /// # Errors
+    /// The table is full, or cannot be read.
+    pub fn proxies(&mut self, addresses: &[SocketAddr]) -> Result<(), TableError> {
+        let wanted: Vec<Endpoint> = addresses.iter().copied().map(Endpoint::from).collect();
+        for address in &wanted {
+            self.proxies.insert(address, 1, 0).map_err(at(map::PROXIES))?;
+        }
+        let present: Vec<Endpoint> = self
+            .proxies
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(at(map::PROXIES))?;
+        for address in present.iter().filter(|address| !wanted.contains(address)) {
+            self.proxies.remove(address).map_err(at(map::PROXIES))?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::{
 use egress_common::{dns::Asker, listener::Listeners};
 
 use super::{
-    connection::{Connection, Route, Services},
+    connection::{Connection, Route, Services, Via},
     dial::Dialer,
     listener,
 };
@@ -133,6 +133,11 @@ impl Site {
         let workload = found.unwrap_or_else(|| Arc::new(identities.stranger(flow.cgroup)));
         let foreign = is_foreign(flow.birth_cgroup, flow.cgroup, &workload, identities);
         let original = flow.destination.socket_addr();
+        let via = if services.proxy.is_at(original) {
+            Via::Proxy
+        } else {
+            Via::Connect
+        };
         let bound = (!peer.ip().is_loopback()).then(|| peer.ip());
         let connection = Connection {
             services: Arc::clone(services),
@@ -144,6 +149,7 @@ impl Site {
             ),
             original,
             identity: Some((Arc::clone(identities), flow.cgroup)),
+            via,
             workload,
             process: process(flow.pid, flow.uid, &flow.command),
             foreign,

@@ -15,13 +15,14 @@ const GROUND: &str = "cluster drain instance race readiness socket status teleme
 
 /// The stages, in the order in which data flows, then what puts them together; each with those that it may use, which
 /// stand above it. A new edge is a decision, made here.
-const STAGES: [(&str, &str); 11] = [
+const STAGES: [(&str, &str); 12] = [
     ("netns", ""),
     ("kernel", "netns"),
     ("identity", "kernel"),
     // Of the kernel it is the words for what is enforced without a name.
     ("policy", "kernel identity"),
     ("access_log", "identity policy"),
+    ("import", "policy access_log"),
     ("dns", "netns kernel identity policy"),
     ("proxy", "netns kernel identity policy access_log dns"),
     ("enforcer", "netns kernel identity policy access_log dns proxy"),
@@ -29,7 +30,7 @@ const STAGES: [(&str, &str); 11] = [
     ("cli", "identity policy access_log proxy"),
     (
         "commands",
-        "netns kernel identity policy access_log dns proxy enforcer config cli",
+        "netns kernel identity policy access_log import dns proxy enforcer config cli",
     ),
 ];
 
