@@ -255,7 +255,7 @@ impl Enforcer {
     }
 
     /// After a hand-over: lets open connections end by themselves within `grace`, or until `stop` is ready, and removes
-    /// nothing. New policies reach them still.
+    /// nothing. New policies reach them still. Tells whether it was stopped.
     ///
     /// # Errors
     /// A worker failed.
@@ -265,18 +265,18 @@ impl Enforcer {
         successor: Channel,
         updates: &mut mpsc::Receiver<Update>,
         mut stop: Pin<&mut impl Future<Output = ()>>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
         self.drain.start(grace);
         self.sites.close_all();
         // The successor's from now on: whoever comes after it must not find our hand on the lock.
         drop((self.instance, self.attachment, self.control, self.wanted));
         let workers = self.workers;
         let mut joined = tokio::task::spawn_blocking(move || workers.join());
-        loop {
+        let is_stopped = loop {
             tokio::select! {
                 joined = &mut joined => {
                     joined.context("a worker failed")?;
-                    break;
+                    break false;
                 }
                 Some(update) = updates.recv() => if let Update::Policies(set) = update {
                     self.services.policy.replace(Arc::new(*set));
@@ -284,15 +284,15 @@ impl Enforcer {
                 () = &mut stop => {
                     self.drain.start(Duration::ZERO);
                     joined.await.context("a worker failed")?;
-                    break;
+                    break true;
                 }
             }
-        }
+        };
         if let Err(unwritten) = self.services.log.close(LOG_PATIENCE) {
             tracing::error!(error = %unwritten, "the access log did not take everything");
         }
         drop(successor);
-        Ok(())
+        Ok(is_stopped)
     }
 
     fn update(&mut self, update: Update) {

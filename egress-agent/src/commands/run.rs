@@ -147,7 +147,14 @@ async fn daemon(config: Config, take_over: bool, hold: bool) -> anyhow::Result<E
     tracing::info!(seconds = config.drain_seconds, "draining");
     let grace = Duration::from_secs(config.drain_seconds);
     if let Served::HandedOver(successor) = served {
-        enforcer.retire(grace, successor, &mut updated, stop).await?;
+        let is_stopped = enforcer
+            .retire(grace, successor, &mut updated, stop.as_mut())
+            .await?;
+        // Its container would be started again, and take the place back from its successor.
+        if config.on_stop == OnStop::Hold && !is_stopped {
+            tracing::info!("nothing is left to do: waiting to be stopped");
+            stop.await;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let mut second_signal = StopSignals::listen()?;
