@@ -163,6 +163,22 @@ impl Carrier {
     }
 }
 
+impl Record {
+    /// The name or address that was asked for, without brackets, the port that was dialled, and whether by UDP; nothing
+    /// where a request names no host.
+    pub(super) fn subject(&self) -> Option<(String, Option<u16>, bool)> {
+        let host = match &self.asked {
+            Asked::Nothing => self.original.ip().to_string(),
+            Asked::Tunnel { host, .. } => match host {
+                Host::Name(name) => name.to_string(),
+                Host::Address(address) => address.to_string(),
+            },
+            Asked::Request { url, .. } => url.host()?.trim_matches(['[', ']']).to_owned(),
+        };
+        Some((host, Some(self.original.port()), self.carrier == Carrier::UDP))
+    }
+}
+
 impl Protocol {
     /// The word in logs.
     #[must_use]
