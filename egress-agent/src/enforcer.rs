@@ -297,7 +297,14 @@ impl Enforcer {
 
     fn update(&mut self, update: Update) {
         self.policy_error = match update {
-            Update::Policies(set) => self.apply(*set).err().map(|error| format!("{error:#}")),
+            Update::Policies(set) => {
+                let file_errors = set.origin().file_errors.clone();
+                match self.apply(*set) {
+                    // What the API server has changed is in force; the files are as broken as before, and that is logged.
+                    Ok(()) => return self.policy_error = file_errors,
+                    Err(error) => Some(format!("{error:#}")),
+                }
+            }
             // Whoever read them has logged it.
             Update::BrokenPolicies(problem) => return self.policy_error = Some(problem),
         };

@@ -16,6 +16,7 @@ pub mod kernel;
 pub mod netns;
 pub mod policy;
 pub mod proxy;
+pub mod publish;
 mod race;
 pub mod readiness;
 pub mod socket;

@@ -36,6 +36,9 @@ pub struct Status {
     pub programs: Vec<String>,
     /// Policies in force.
     pub policies: u64,
+    /// Where they come from.
+    #[serde(default)]
+    pub policy_source: PolicySource,
     /// Why the newest policies are not in force, if they are not; the last good ones are.
     pub policy_error: Option<String>,
     /// Network namespaces with listeners.
@@ -96,6 +99,39 @@ pub struct KubernetesStatus {
     pub pods: u64,
     /// Those of them that are left alone.
     pub exempt_pods: u64,
+}
+
+/// Where policies come from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PolicySource {
+    /// How many are from files.
+    pub files: u64,
+    /// How many objects the API server has.
+    pub objects: u64,
+    /// How much is known of the API server's: `not_asked` (there is none), `unknown` (everything is denied), `recalled`
+    /// (those of the last run) or `followed`.
+    pub knowledge: String,
+    /// For `recalled`: from when they are.
+    pub recalled_from: Option<String>,
+    /// The objects, broken ones first; at most [`MOST_OBJECTS`].
+    pub list: Vec<PolicyObject>,
+}
+
+/// Most objects that a status lists.
+pub const MOST_OBJECTS: usize = 1000;
+
+/// A policy of the API server.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PolicyObject {
+    /// Which: `EgressPolicy horizons/allow`.
+    pub policy: String,
+    /// Its newest generation.
+    pub generation: i64,
+    /// Whether that is in force.
+    pub in_force: bool,
+    /// What is wrong with it, and what is in force instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Connections at the listeners.
@@ -182,7 +218,13 @@ impl fmt::Display for Status {
             self.pins.display(),
             self.programs.len()
         )?;
-        writeln!(f, "  policies     {}", self.policies)?;
+        writeln!(
+            f,
+            "  policies     {}{}",
+            self.policies,
+            self.policy_source.parts()
+        )?;
+        self.policy_source.write_troubles(f)?;
         if let Some(error) = &self.policy_error {
             writeln!(f, "  NOT IN FORCE {error}")?;
         }
@@ -230,6 +272,41 @@ impl fmt::Display for Status {
         )?;
         for (outcome, count) in self.kernel.iter().filter(|(_, count)| **count > 0) {
             writeln!(f, "  kernel       {outcome}: {count}")?;
+        }
+        Ok(())
+    }
+}
+
+impl PolicySource {
+    fn parts(&self) -> String {
+        match self.knowledge.as_str() {
+            "" | "not_asked" => String::new(),
+            _ => format!(" ({} of files, {} of the API server)", self.files, self.objects),
+        }
+    }
+
+    fn write_troubles(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.knowledge.as_str(), &self.recalled_from) {
+            ("unknown", _) => {
+                writeln!(
+                    f,
+                    "  NO POLICIES  the API server has not told them, so everything is denied"
+                )?;
+            }
+            ("recalled", Some(from)) => writeln!(
+                f,
+                "  OLD POLICIES as of {from}: the API server has not told them since the start"
+            )?,
+            _ => {}
+        }
+        for object in &self.list {
+            if let Some(error) = &object.error {
+                writeln!(
+                    f,
+                    "  BROKEN       {} generation {}: {error}",
+                    object.policy, object.generation
+                )?;
+            }
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 mod node;
 mod place;
+mod policies;
 
 use std::{io, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
@@ -13,6 +14,7 @@ use tokio::{
     sync::mpsc,
 };
 
+use self::policies::Policies;
 use crate::{
     access_log::{AccessLog, Options},
     cli::RunArgs,
@@ -21,7 +23,7 @@ use crate::{
     enforcer::{Claim, Enforcer, EnforcerSettings, Predecessor, Served, Update},
     instance::Instance,
     kernel,
-    policy::{self, PolicySource, PolicyStore, PolicyWatch},
+    policy::{self, DenialFeed, PolicySet, PolicySource, PolicyStore, Sources},
     proxy::{
         Services,
         dial::{DialSettings, Dialer},
@@ -86,10 +88,14 @@ async fn daemon(config: Config, take_over: bool, hold: bool) -> anyhow::Result<E
     };
     let cgroup = place.cgroup;
     let mut reload_signal = signal(SignalKind::hangup())?;
-    let source = source(&config);
-    // Before the first look at the files, so that no change falls between the two.
-    let mut watch = PolicyWatch::start(source.clone()).context("cannot follow the policy directory")?;
-    let services = services(&config, &source)?;
+    let mut policies = Policies::prepare(&config, followed.as_ref().map(|followed| &followed.node))?;
+    let mut sources = Sources::start(&source(&config), policies.published.take())?;
+    let first = tokio::select! {
+        biased;
+        () = stop_signals.recv() => return Ok(ExitCode::SUCCESS),
+        first = sources.first() => first,
+    };
+    let services = services(&config, first, &policies.denials)?;
     let (log, dns_log) = (services.log.clone(), services.dns.log().clone());
     let claim = claim(&config.instance, &cgroup, take_over)?;
     let settings = EnforcerSettings {
@@ -103,7 +109,7 @@ async fn daemon(config: Config, take_over: bool, hold: bool) -> anyhow::Result<E
         internal: config.internal.clone(),
         ports: config.ports.clone(),
         packet_fence: config.packet_fence,
-        services,
+        services: Arc::clone(&services),
     };
     if !config.packet_fence {
         tracing::warn!(
@@ -118,8 +124,9 @@ async fn daemon(config: Config, take_over: bool, hold: bool) -> anyhow::Result<E
     }
     tracing::info!(cgroup = %cgroup.display(), "enforcing");
 
+    let told = policies.tell(services);
     let (updates, mut updated) = mpsc::channel(UPDATES);
-    let reload = watch.reload_handle();
+    let reload = sources.reload_handle();
     let stop = async {
         loop {
             tokio::select! {
@@ -130,7 +137,7 @@ async fn daemon(config: Config, take_over: bool, hold: bool) -> anyhow::Result<E
                     dns_log.reopen();
                     reload.request();
                 }
-                loaded = watch.next() => {
+                loaded = sources.next() => {
                     let update = loaded.map_or_else(
                         |errors| Update::BrokenPolicies(errors.to_string()),
                         |set| Update::Policies(Box::new(set)),
@@ -144,6 +151,8 @@ async fn daemon(config: Config, take_over: bool, hold: bool) -> anyhow::Result<E
     let mut stop = std::pin::pin!(stop);
     let served = enforcer.serve(&mut updated, stop.as_mut()).await;
     let served = served.context("the kernel's side failed")?;
+    // A successor speaks for the node from now on.
+    drop(told);
     tracing::info!(seconds = config.drain_seconds, "draining");
     let grace = Duration::from_secs(config.drain_seconds);
     if let Served::HandedOver(successor) = served {
@@ -194,14 +203,15 @@ fn source(config: &Config) -> PolicySource {
     PolicySource::new(settings).with_paths(config.policy_dir.clone())
 }
 
-fn services(config: &Config, source: &PolicySource) -> anyhow::Result<Arc<Services>> {
+fn services(config: &Config, policies: PolicySet, denials: &DenialFeed) -> anyhow::Result<Arc<Services>> {
     let policy = PolicyStore::default();
-    policy.replace(Arc::new(source.load()?));
+    policy.replace(Arc::new(policies));
     let options = Options {
         strip_query_terms: config.strip_query_terms,
         ..Options::default()
     };
     let log = AccessLog::start_with(config.outputs(), &options).context("cannot open the access log")?;
+    let log = log.with_denials(denials.clone());
     let mut resolve = ResolveSettings::default();
     if !config.nameservers.is_empty() {
         resolve.servers = NameServers::List(config.nameservers.clone());
@@ -225,7 +235,8 @@ fn services(config: &Config, source: &PolicySource) -> anyhow::Result<Arc<Servic
     Ok(Arc::new(Services {
         policy,
         dialer: Dialer::new(dial),
-        dns: Forwarder::new(forward, Arc::clone(&names), config.dns.open_log()?),
+        dns: Forwarder::new(forward, Arc::clone(&names), config.dns.open_log()?)
+            .with_denials(denials.clone()),
         names,
         client_first: config.ports.clone(),
         proxy: config.explicit_proxy(),

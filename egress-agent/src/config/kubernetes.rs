@@ -20,6 +20,14 @@ pub struct KubernetesEntries {
     pub exempt: ExemptEntries,
     /// Namespaces whose pods may exempt themselves by an annotation.
     pub opt_out_namespaces: Vec<String>,
+    /// Whether policies are the API server's, too.
+    pub policies: bool,
+    /// Where the API server's policies are kept for the next start.
+    pub state_directory: PathBuf,
+    /// The namespace of the agents, where their Leases are.
+    pub namespace: Option<String>,
+    /// Whether denials are told as Events on the pods.
+    pub events: bool,
 }
 
 /// Pods that are not enforced.
@@ -52,6 +60,10 @@ impl Default for KubernetesEntries {
             identity_wait_milliseconds: 5000,
             exempt: ExemptEntries::default(),
             opt_out_namespaces: Vec::new(),
+            policies: true,
+            state_directory: PathBuf::from("/var/lib/egress-agent"),
+            namespace: None,
+            events: true,
         }
     }
 }
@@ -73,6 +85,9 @@ impl KubernetesEntries {
         if !(1..=60_000).contains(&self.identity_wait_milliseconds) {
             return Err("kubernetes.identityWaitMilliseconds: 1 to 60000 are allowed".to_owned());
         }
+        if !self.state_directory.is_absolute() {
+            return Err("kubernetes.stateDirectory: an absolute path is needed".to_owned());
+        }
         let pods = &self.exempt.pods;
         if pods.iter().any(|pods| pods.labels.is_empty()) {
             return Err(
@@ -83,6 +98,7 @@ impl KubernetesEntries {
         let names = self.exempt.namespaces.iter().chain(&self.opt_out_namespaces);
         match names
             .chain(pods.iter().map(|pods| &pods.namespace))
+            .chain(&self.namespace)
             .find(|name| !is_namespace(name))
         {
             Some(wrong) => Err(format!(

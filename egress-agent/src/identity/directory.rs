@@ -144,6 +144,12 @@ impl PodDirectory {
         })
     }
 
+    /// The workloads of all pods that the API server has.
+    #[must_use]
+    pub fn workloads(&self) -> Vec<Arc<Workload>> {
+        self.read().workloads().cloned().collect()
+    }
+
     /// What is known.
     #[must_use]
     pub fn counts(&self) -> PodCounts {

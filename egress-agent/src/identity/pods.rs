@@ -214,6 +214,12 @@ impl PodIndex {
         }
     }
 
+    /// Those that are there, as workloads.
+    pub(super) fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        let there = self.pods.values().filter(|entry| !entry.is_gone);
+        there.filter_map(|entry| entry.workload.as_ref())
+    }
+
     /// How many pods are known.
     pub(super) fn len(&self) -> usize {
         self.pods.len()

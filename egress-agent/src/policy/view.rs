@@ -200,7 +200,7 @@ impl PolicyView {
                         .as_ref()
                         .map(|place| format!(" ({place})"))
                         .unwrap_or_default();
-                    titles.push(format!("{}{place}, {} rules", fact.title, fact.rules));
+                    titles.push(format!("{}{place}, {} rules", fact.key, fact.rules));
                 }
             }
         }

@@ -15,7 +15,7 @@ const GROUND: &str = "cluster drain instance race readiness socket status teleme
 
 /// The stages, in the order in which data flows, then what puts them together; each with those that it may use, which
 /// stand above it. A new edge is a decision, made here.
-const STAGES: [(&str, &str); 12] = [
+const STAGES: [(&str, &str); 13] = [
     ("netns", ""),
     ("kernel", "netns"),
     ("identity", "kernel"),
@@ -25,12 +25,13 @@ const STAGES: [(&str, &str); 12] = [
     ("import", "policy access_log"),
     ("dns", "netns kernel identity policy"),
     ("proxy", "netns kernel identity policy access_log dns"),
+    ("publish", "identity policy"),
     ("enforcer", "netns kernel identity policy access_log dns proxy"),
     ("config", "identity policy access_log dns proxy"),
     ("cli", "identity policy access_log proxy"),
     (
         "commands",
-        "netns kernel identity policy access_log import dns proxy enforcer config cli",
+        "netns kernel identity policy access_log import dns proxy publish enforcer config cli",
     ),
 ];
 
