@@ -9,7 +9,7 @@ use std::{fmt::Write as _, hint::black_box, path::Path, sync::Arc, time::Duratio
 use criterion::{Criterion, criterion_group, criterion_main};
 use egress_agent::{
     identity::Workload,
-    policy::{Host, PolicySet, PolicyView, Settings, Target, read_text},
+    policy::{Host, PolicySet, PolicyView, PortSet, Settings, Target, read_text},
 };
 
 const RULES: usize = 10_000;
@@ -162,5 +162,14 @@ fn loading(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, verdicts, loading);
+/// What the kernel is told of 10,000 blocks: computed when policies change, once for workloads that are alike.
+fn fences(criterion: &mut Criterion) {
+    let view = load(&blocks()).view(&workload());
+    let web: PortSet = [80..=80, 443..=443].into_iter().collect();
+    criterion.bench_function("fence of 10,000 blocks", |bencher| {
+        bencher.iter(|| black_box(&view).fence(&web));
+    });
+}
+
+criterion_group!(benches, verdicts, fences, loading);
 criterion_main!(benches);

@@ -39,6 +39,7 @@ use std::{
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use crate::policy::DenialFeed;
 use queue::Queue;
 use sink::{Sink, SinkCounters};
 
@@ -49,6 +50,7 @@ use sink::{Sink, SinkCounters};
 #[derive(Clone, Default)]
 pub struct AccessLog {
     running: Option<Arc<Running>>,
+    denials: DenialFeed,
 }
 
 /// How a log is set up, beyond its outputs.
@@ -87,8 +89,15 @@ struct Running {
 impl AccessLog {
     /// A log that takes records and keeps none.
     #[must_use]
-    pub const fn disabled() -> Self {
-        Self { running: None }
+    pub fn disabled() -> Self {
+        Self::default()
+    }
+
+    /// The same, that tells `denials` of what is denied, even where no records are kept.
+    #[must_use]
+    pub fn with_denials(mut self, denials: DenialFeed) -> Self {
+        self.denials = denials;
+        self
     }
 
     /// Opens `outputs` and starts the writer. Without outputs the log is disabled.
@@ -122,6 +131,7 @@ impl AccessLog {
             .spawn(move || writer::run(&queue, sinks))?;
         Ok(Self {
             running: Some(Arc::new(running)),
+            denials: DenialFeed::default(),
         })
     }
 
@@ -142,6 +152,10 @@ impl AccessLog {
     /// Hands over a finished record. Costs a lock held for the time of a move, and a wake-up of the writer only if it
     /// sleeps for want of work.
     pub fn record(&self, record: Record) {
+        self.denials
+            .tell(&record.workload, &record.verdict, record.enforced, || {
+                record.subject()
+            });
         if let Some(running) = &self.running {
             running.queue.push(record);
         }

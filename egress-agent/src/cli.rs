@@ -3,8 +3,10 @@
 //! A new verb is a module here with its `Args`, a variant of [`Command`], and an arm in [`crate::commands::run`].
 
 mod check;
+mod crdgen;
 mod exec;
 mod explain;
+mod import;
 mod launch;
 mod parse;
 mod probe;
@@ -12,10 +14,12 @@ mod run;
 mod status;
 
 pub use check::CheckArgs;
+pub use crdgen::CrdgenArgs;
 pub use exec::ExecArgs;
 pub use explain::ExplainArgs;
+pub use import::ImportArgs;
 pub use launch::LaunchArgs;
-pub use parse::Labels;
+pub use parse::{Labels, PodName};
 pub use probe::ProbeArgs;
 pub use run::RunArgs;
 pub use status::{CleanupArgs, Output, StatusArgs};
@@ -34,8 +38,11 @@ pub struct Cli {
 pub enum Command {
     Check(CheckArgs),
     Cleanup(CleanupArgs),
+    #[command(hide = true)]
+    Crdgen(CrdgenArgs),
     Exec(ExecArgs),
     Explain(ExplainArgs),
+    Import(ImportArgs),
     #[command(hide = true)]
     Launch(LaunchArgs),
     Probe(ProbeArgs),

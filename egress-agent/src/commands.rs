@@ -2,8 +2,10 @@
 
 mod check;
 mod cleanup;
+mod crdgen;
 mod exec;
 mod explain;
+mod import;
 mod launch;
 #[cfg(test)]
 mod manual;
@@ -23,8 +25,10 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Check(args) => check::check(&args, &mut io::stdout().lock()),
         Command::Cleanup(args) => cleanup::run(&args),
+        Command::Crdgen(args) => crdgen::run(&args, &mut io::stdout().lock()),
         Command::Exec(args) => Ok(exec::run(&args)),
         Command::Explain(args) => explain::explain(&args, &mut io::stdout().lock()),
+        Command::Import(args) => import::import(&args, &mut io::stdout().lock(), &mut io::stderr().lock()),
         Command::Launch(args) => launch::run(&args),
         Command::Probe(args) => Ok(probe::run(&args)),
         Command::Run(args) => run::run(args),

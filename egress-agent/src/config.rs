@@ -1,8 +1,12 @@
 //! The daemon's configuration file. docs/configuration.md is its manual.
 
 mod dns;
+mod explicit_proxy;
+mod kubernetes;
 
 pub use dns::{DnsEntries, DnsLogEntry};
+pub use explicit_proxy::ExplicitProxyEntries;
+pub use kubernetes::{ExemptEntries, ExemptPods, KubernetesEntries};
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +24,7 @@ use crate::{
     access_log::{Format, Output, Target},
     identity::{Mapping, Workload},
     policy::Unselected,
-    proxy::{dial::DialMode, limits::Limits},
+    proxy::{dial::DialMode, explicit::ExplicitProxy, limits::Limits},
 };
 
 /// The ports that are redirected unless the configuration says otherwise.
@@ -47,8 +51,12 @@ pub struct Config {
     pub audit: bool,
     /// TCP ports that are redirected, besides those that domain rules name.
     pub ports: Vec<u16>,
+    /// Where workloads find the explicit proxy; nowhere by default.
+    pub explicit_proxy: ExplicitProxyEntries,
     /// Destinations that are left alone, besides loopback.
     pub internal: Vec<IpNet>,
+    /// Whether what leaves a workload's network namespace without a socket is stopped at the host's end of its veth pair.
+    pub packet_fence: bool,
     /// Name servers to ask instead of those in /etc/resolv.conf.
     pub nameservers: Vec<SocketAddr>,
     /// How queries of workloads are answered.
@@ -67,6 +75,8 @@ pub struct Config {
     pub on_stop: OnStop,
     /// Bounds of the data path.
     pub limits: LimitEntries,
+    /// The cluster whose pods are enforced.
+    pub kubernetes: Option<KubernetesEntries>,
 }
 
 /// A cgroup and what it is.
@@ -143,7 +153,9 @@ impl Default for Config {
             unselected: Unselected::default(),
             audit: false,
             ports: DEFAULT_PORTS.to_vec(),
+            explicit_proxy: ExplicitProxyEntries::default(),
             internal: Vec::new(),
+            packet_fence: true,
             nameservers: Vec::new(),
             dns: DnsEntries::default(),
             dial: DialMode::default(),
@@ -153,6 +165,7 @@ impl Default for Config {
             drain_seconds: 30,
             on_stop: OnStop::default(),
             limits: LimitEntries::default(),
+            kubernetes: None,
         }
     }
 }
@@ -212,7 +225,11 @@ impl Config {
         if self.ports.contains(&0) {
             return Err("ports: 1 to 65535 are allowed".to_owned());
         }
+        self.explicit_proxy.proxy(&self.ports)?;
         self.dns.check()?;
+        if let Some(kubernetes) = &self.kubernetes {
+            kubernetes.check()?;
+        }
         if !(1024..=1 << 20).contains(&self.limits.head_bytes) {
             return Err("limits.headBytes: 1024 to 1048576 are allowed".to_owned());
         }
@@ -255,6 +272,13 @@ impl Config {
         }
     }
 
+    /// The explicit proxy; none if it is off.
+    #[must_use]
+    pub fn explicit_proxy(&self) -> ExplicitProxy {
+        // Checked when the file was read.
+        self.explicit_proxy.proxy(&self.ports).unwrap_or_default()
+    }
+
     /// Cgroups and their workloads.
     #[must_use]
     pub fn mappings(&self) -> Vec<Mapping> {
@@ -290,7 +314,7 @@ impl WorkloadEntry {
                 namespace_labels: self.namespace_labels.clone(),
                 name,
                 labels: self.labels.clone(),
-                cgroup: String::new(),
+                ..Workload::default()
             },
             path,
         }
@@ -336,6 +360,10 @@ mod tests {
         let config = Config::parse(example).unwrap();
         assert_eq!(config.workloads.len(), 1);
         assert_eq!(config.limits, Config::default().limits);
+        assert_eq!(
+            config.kubernetes.unwrap().identity_wait(),
+            KubernetesEntries::default().identity_wait()
+        );
         for key in [
             "instance",
             "cgroup",
@@ -344,7 +372,9 @@ mod tests {
             "unselected",
             "audit",
             "ports",
+            "explicitProxy",
             "internal",
+            "packetFence",
             "nameservers",
             "dns",
             "dial",
@@ -352,6 +382,7 @@ mod tests {
             "onLogFailure",
             "drainSeconds",
             "limits",
+            "kubernetes",
         ] {
             assert!(example.contains(&format!("\n{key}:")), "{key}");
         }
@@ -370,6 +401,11 @@ mod tests {
             ("limits: {connectionsPerWorkload: 0}", "at least 1"),
             ("onLogFailure: ignore", "deny"),
             ("limits: {silenceMilliseconds: 0}", "60000"),
+            (
+                "explicitProxy: {addresses: ['0.0.0.0:80']}",
+                "explicitProxy.addresses: 0.0.0.0:80",
+            ),
+            ("explicitProxy: {listen: ['0.0.0.0:3128']}", "addresses"),
         ] {
             assert!(Config::parse(text).unwrap_err().contains(word), "{text}");
         }

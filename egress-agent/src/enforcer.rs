@@ -2,8 +2,10 @@
 //! differ in what they attach it to and in how long it lives.
 
 mod control;
+mod fences;
 mod handover;
 mod ledger;
+mod members;
 mod parts;
 mod purge;
 mod reports;
@@ -25,7 +27,8 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use self::{
-    control::Control, handover::Draining, ledger::Ledger, reports::Reports, roster::Roster, sites::Sites,
+    control::Control, fences::Fences, handover::Draining, ledger::Ledger, members::IdentityChanges,
+    reports::Reports, roster::Roster, sites::Sites,
 };
 pub use self::{
     handover::{Channel, Predecessor},
@@ -33,10 +36,13 @@ pub use self::{
 };
 
 use crate::{
+    cluster::Cluster,
     drain::DrainTrigger,
-    identity::Mapping,
+    identity::{Identities, Mapping, PodDirectory, PodSource},
     instance::{Instance, Traces},
-    kernel::{self, Attachment, DirectTable, Due, FlowTable, HeldReader, Repair, Settings, WantedReader},
+    kernel::{
+        Attachment, CgroupMount, DirectTable, Due, FlowTable, HeldReader, Repair, Settings, WantedReader,
+    },
     policy::PolicySet,
     proxy::{Services, Workers},
 };
@@ -70,9 +76,20 @@ pub enum Served {
     HandedOver(Channel),
 }
 
+/// A node of a cluster, for `status`.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its API server.
+    pub cluster: Cluster,
+    /// Its pods.
+    pub directory: Arc<PodDirectory>,
+}
+
 /// What an enforcer is made from.
 #[derive(Debug)]
 pub struct EnforcerSettings {
+    /// Where the cgroup2 hierarchy is mounted.
+    pub mount: CgroupMount,
     /// The cgroup whose members are enforced.
     pub cgroup: PathBuf,
     /// Whether it goes with the enforcer.
@@ -81,10 +98,16 @@ pub struct EnforcerSettings {
     pub may_inherit: bool,
     /// What the cgroups below it are.
     pub mappings: Vec<Mapping>,
+    /// Where pods are found, on a node of a cluster.
+    pub pods: Option<PodSource>,
+    /// What `status` tells of the cluster, on a node.
+    pub node: Option<Node>,
     /// Destinations that are left alone.
     pub internal: Vec<IpNet>,
     /// TCP ports that are redirected besides those that domain rules name.
     pub ports: Vec<u16>,
+    /// Whether packets that leave a network namespace without a socket are let go.
+    pub packet_fence: bool,
     /// Policies, dialer, log, limits.
     pub services: Arc<Services>,
 }
@@ -100,12 +123,19 @@ pub struct Enforcer {
     flows: FlowTable,
     direct: DirectTable,
     sites: Sites,
+    fences: Fences,
     workers: Workers,
     drain: DrainTrigger,
     reports: Reports,
     roster: Roster,
     control: Control,
+    mount: CgroupMount,
     cgroup: PathBuf,
+    identities: Arc<Identities>,
+    node: Option<Node>,
+    changes: IdentityChanges,
+    /// The cgroups that the kernel leaves alone now.
+    exempted: Vec<u64>,
     internal: Vec<IpNet>,
     /// As long as it drains.
     predecessor: Option<Draining>,
@@ -136,7 +166,7 @@ impl Enforcer {
             tokio::select! {
                 biased;
                 wanted = self.wanted.next() => self.open_wanted(&wanted?),
-                held = self.held.next() => self.sites.answer_held(held?, &self.workers),
+                held = self.held.next() => self.sites.answer_held(held?, &self.workers, &self.identities),
                 () = &mut stop => return Ok(Served::Stopped),
                 Some(update) = updates.recv() => self.update(update),
                 asked = self.control.accept() => {
@@ -146,6 +176,7 @@ impl Enforcer {
                 asked = self.control.successor() => if let Some(channel) = self.hand_over(asked) {
                     return Ok(Served::HandedOver(channel));
                 },
+                what = self.changes.next() => self.follow_identities(what),
                 () = draining(self.predecessor.as_ref()) => self.forget_predecessor(),
                 _tick = report.tick() => self.report(),
                 _tick = watch.tick() => self.mend(),
@@ -224,7 +255,7 @@ impl Enforcer {
     }
 
     /// After a hand-over: lets open connections end by themselves within `grace`, or until `stop` is ready, and removes
-    /// nothing. New policies reach them still.
+    /// nothing. New policies reach them still. Tells whether it was stopped.
     ///
     /// # Errors
     /// A worker failed.
@@ -234,18 +265,18 @@ impl Enforcer {
         successor: Channel,
         updates: &mut mpsc::Receiver<Update>,
         mut stop: Pin<&mut impl Future<Output = ()>>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
         self.drain.start(grace);
         self.sites.close_all();
         // The successor's from now on: whoever comes after it must not find our hand on the lock.
         drop((self.instance, self.attachment, self.control, self.wanted));
         let workers = self.workers;
         let mut joined = tokio::task::spawn_blocking(move || workers.join());
-        loop {
+        let is_stopped = loop {
             tokio::select! {
                 joined = &mut joined => {
                     joined.context("a worker failed")?;
-                    break;
+                    break false;
                 }
                 Some(update) = updates.recv() => if let Update::Policies(set) = update {
                     self.services.policy.replace(Arc::new(*set));
@@ -253,20 +284,27 @@ impl Enforcer {
                 () = &mut stop => {
                     self.drain.start(Duration::ZERO);
                     joined.await.context("a worker failed")?;
-                    break;
+                    break true;
                 }
             }
-        }
+        };
         if let Err(unwritten) = self.services.log.close(LOG_PATIENCE) {
             tracing::error!(error = %unwritten, "the access log did not take everything");
         }
         drop(successor);
-        Ok(())
+        Ok(is_stopped)
     }
 
     fn update(&mut self, update: Update) {
         self.policy_error = match update {
-            Update::Policies(set) => self.apply(*set).err().map(|error| format!("{error:#}")),
+            Update::Policies(set) => {
+                let file_errors = set.origin().file_errors.clone();
+                match self.apply(*set) {
+                    // What the API server has changed is in force; the files are as broken as before, and that is logged.
+                    Ok(()) => return self.policy_error = file_errors,
+                    Err(error) => Some(format!("{error:#}")),
+                }
+            }
             // Whoever read them has logged it.
             Update::BrokenPolicies(problem) => return self.policy_error = Some(problem),
         };
@@ -290,6 +328,7 @@ impl Enforcer {
         if has_news {
             self.purge();
         }
+        self.review_fences();
         Ok(())
     }
 
@@ -298,7 +337,14 @@ impl Enforcer {
         if wanted.iter().any(|wanted| !self.roster.knows(wanted.cgroup)) {
             self.enrol();
         }
-        self.sites.open_wanted(wanted, &self.workers);
+        // Before there are listeners: no packet leaves a namespace before its fence stands.
+        self.fences
+            .announced(wanted, &mut self.attachment, &self.services.policy);
+        self.sites.open_wanted(wanted, &self.workers, &self.identities);
+    }
+
+    fn review_fences(&mut self) {
+        self.fences.review(&mut self.attachment, &self.services.policy);
     }
 
     /// Takes in cgroups that have come or gone.
@@ -361,6 +407,7 @@ impl Enforcer {
         self.exempt()?;
         let pins = self.attachment.pin_path();
         self.settings.internal(&self.internal)?;
+        self.settings.proxies(self.services.proxy.addresses())?;
         self.roster.reopen(pins)?;
         self.roster.enrol(&self.services.policy.load())?;
         self.direct = DirectTable::open(pins)?;
@@ -372,8 +419,8 @@ impl Enforcer {
 
     fn exempt(&mut self) -> anyhow::Result<()> {
         let predecessor = self.predecessor.as_ref().map(|predecessor| predecessor.pid);
-        let exempt = parts::exempt_cgroups(&kernel::find_mount()?, &self.cgroup, predecessor)?;
-        Ok(self.settings.exempt(&exempt)?)
+        self.exempted = parts::exempt_cgroups(&self.mount, &self.cgroup, predecessor, &self.identities)?;
+        Ok(self.settings.exempt(&self.exempted)?)
     }
 
     fn forget_predecessor(&mut self) {
@@ -416,6 +463,7 @@ impl Enforcer {
 
     fn sweep(&mut self) {
         self.sites.close_abandoned();
+        self.identities.sweep(Instant::now());
         self.enrol();
         if let Err(error) = self.roster.sweep() {
             tracing::warn!(%error, "cannot remove policies that are out of force");
@@ -427,6 +475,7 @@ impl Enforcer {
             set: &set,
         };
         self.reports.sweep(&ledger, &self.services.log, Due::Silent);
+        self.review_fences();
         self.services.names.sweep(Instant::now());
         match self.flows.sweep_stale() {
             Ok(0) => {}

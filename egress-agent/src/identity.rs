@@ -1,7 +1,19 @@
 //! Who opened a socket: cgroup id to workload.
 
+pub mod cgroup_path;
 mod cgroups;
+mod directory;
+mod exempt;
+#[doc(hidden)]
+pub mod fuzz;
+pub mod kubelet;
+mod pod;
+mod pods;
 mod workload;
 
-pub use cgroups::{Identities, Mapping};
-pub use workload::{Process, Workload};
+pub use cgroup_path::PodUid;
+pub use cgroups::{Identities, Mapping, PodSource};
+pub use directory::{PodCounts, PodDirectory, PodWatch};
+pub use exempt::Exemptions;
+pub use pod::EXEMPT_ANNOTATION;
+pub use workload::{PodFacts, Process, Workload};

@@ -2,6 +2,7 @@
 
 mod attach;
 mod cgroup;
+mod cgroup_tree;
 mod direct;
 mod events;
 mod features;
@@ -13,8 +14,9 @@ mod pins;
 mod sock_diag;
 mod tables;
 
-pub use attach::{AttachError, Attachment, Inheritance, Repair};
-pub use cgroup::{CgroupMount, cgroup_of, find_mount, mount_points, own_cgroup};
+pub use attach::{AttachError, Attachment, Inheritance, Repair, remove_fences};
+pub use cgroup::{CgroupMount, cgroup_of, find_mount, first_process_mount, mount_points, own_cgroup};
+pub use cgroup_tree::{CgroupTree, children};
 pub use direct::DirectTable;
 pub use events::{ClosedReader, EventReader, HeldReader, Reported, TimedReader, WakingReader, WantedReader};
 pub use features::{FeatureError, require};
@@ -22,4 +24,7 @@ pub use fences::{Fence, FenceTables, Fenced, Opening, PortRanges};
 pub use observed::{Due, ObservedTable};
 pub use pins::{PinDirectory, PinError, bpffs_root, require_lasting as require_lasting_pins};
 pub use sock_diag::{OpenSocket, SockDiag};
-pub use tables::{Counts, FlowTable, ListenerTable, QueryTable, Settings, TableError};
+pub use tables::{
+    Counts, FlowTable, ListenerTable, MOST_EXEMPT, MOST_PROXIES, QueryTable, Settings, TableError,
+    VettedTable,
+};

@@ -3,17 +3,20 @@
 
 pub mod access_log;
 pub mod cli;
+pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod dns;
 pub mod drain;
 pub mod enforcer;
 pub mod identity;
+pub mod import;
 pub mod instance;
 pub mod kernel;
 pub mod netns;
 pub mod policy;
 pub mod proxy;
+pub mod publish;
 mod race;
 pub mod readiness;
 pub mod socket;

@@ -1,5 +1,7 @@
 //! Network namespaces: a handle, its cookie, and a bounded visit by one thread.
 
+mod exits;
+
 use std::{
     fs::File,
     io,
@@ -12,6 +14,8 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, setns};
+
+pub use self::exits::{Exit, OtherExit};
 
 /// An open network namespace. Cloning shares the handle; the namespace lives at least as long as one of them.
 #[derive(Debug, Clone)]

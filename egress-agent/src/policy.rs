@@ -2,6 +2,8 @@
 
 mod address;
 mod compile;
+pub mod crd;
+mod denial;
 pub mod document;
 pub mod explain;
 mod fence;
@@ -9,28 +11,40 @@ mod fence;
 pub mod fuzz;
 mod host_pattern;
 mod index;
+mod memory;
 mod name;
+mod object;
+pub mod object_status;
+mod objects;
 mod ports;
 mod problem;
+mod published;
 mod request;
 mod rule;
 mod selector;
 mod set;
 mod source;
+mod sources;
 mod verdict;
 mod view;
 mod watch;
 mod yaml;
 
 pub use compile::compile;
+pub use denial::{Denial, DenialFeed};
 pub use host_pattern::{Breadth, HostPattern, PatternError};
+pub use memory::PolicyMemory;
 pub use name::{DomainName, Host, NameError};
+pub use object::{ObjectKey, PolicyObject, in_one_line};
+pub use objects::{InForce, ObjectFact, PolicyObjects};
 pub use ports::PortSet;
 pub use problem::{LoadError, LoadErrors, Place, Position, Problem, Step};
+pub use published::{Knowledge, PublishedPolicies, policy_object, resource};
 pub use request::{PathDoubt, normal_path};
 pub use rule::{Miss, Policy};
-pub use set::{Counts, Duplicate, PolicySet, Settings, Unselected};
+pub use set::{Counts, Duplicate, Origin, PolicySet, Settings, Unselected};
 pub use source::{LoadedFile, PolicySource, read_text};
+pub use sources::Sources;
 pub use verdict::{PolicyKind, RuleId, Verdict};
 pub use view::PolicyView;
 pub use watch::{PolicyWatch, ReloadHandle};
@@ -95,6 +109,11 @@ impl PolicyStore {
     /// Puts a new set in force; connections judged from now on see it.
     pub fn replace(&self, set: Arc<PolicySet>) {
         self.current.store(set);
+        self.changed.send_replace(());
+    }
+
+    /// Has everything judged again that is open: workloads are not what they were.
+    pub fn judge_again(&self) {
         self.changed.send_replace(());
     }
 

@@ -4,6 +4,7 @@ pub mod client_hello;
 pub mod connection;
 pub mod detect;
 pub mod dial;
+pub mod explicit;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod http;
@@ -21,6 +22,6 @@ mod tally;
 pub mod tunnel;
 mod worker;
 
-pub use connection::{Connection, Services};
-pub use site::{Asked, Site, Unexplained};
+pub use connection::{Connection, Services, Via};
+pub use site::{Asked, Explained, Site, Unexplained};
 pub use worker::{PROBE, Stop, WorkerContext, WorkerCounts, Workers};

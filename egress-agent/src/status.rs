@@ -36,6 +36,9 @@ pub struct Status {
     pub programs: Vec<String>,
     /// Policies in force.
     pub policies: u64,
+    /// Where they come from.
+    #[serde(default)]
+    pub policy_source: PolicySource,
     /// Why the newest policies are not in force, if they are not; the last good ones are.
     pub policy_error: Option<String>,
     /// Network namespaces with listeners.
@@ -43,6 +46,12 @@ pub struct Status {
     /// The listeners in the agent's own network namespace, one a worker.
     #[serde(default)]
     pub listeners: Vec<SocketAddr>,
+    /// Network namespaces that nothing leaves without a socket.
+    #[serde(default)]
+    pub fences: FenceStatus,
+    /// The cluster, on a node of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesStatus>,
     /// Connections by state and fate.
     pub connections: Connections,
     /// Queries of workloads.
@@ -51,6 +60,78 @@ pub struct Status {
     pub kernel: BTreeMap<String, u64>,
     /// The access log's writer.
     pub access_log: LogStatus,
+}
+
+/// What stands at the host's ends of veth pairs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FenceStatus {
+    /// Switched off by the configuration, or an `exec`.
+    pub off: bool,
+    /// Fenced network namespaces.
+    pub namespaces: u64,
+    /// Those of enforced workloads that are not, or not at every way out; twenty at most.
+    pub not_fenced: Vec<NotFenced>,
+}
+
+/// A network namespace that is not fenced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotFenced {
+    /// A process in it.
+    pub pid: u32,
+    /// The reason.
+    pub why: String,
+}
+
+/// What is known of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct KubernetesStatus {
+    /// This node.
+    pub node: String,
+    /// Whether the API server has answered the last request.
+    pub api_server: bool,
+    /// For how long that has been so.
+    pub api_server_seconds: u64,
+    /// Why it has not; what is known stays in force.
+    pub api_server_error: Option<String>,
+    /// Whether the pods of this node have been listed since the start.
+    pub pods_listed: bool,
+    /// Pods of this node that are known.
+    pub pods: u64,
+    /// Those of them that are left alone.
+    pub exempt_pods: u64,
+}
+
+/// Where policies come from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PolicySource {
+    /// How many are from files.
+    pub files: u64,
+    /// How many objects the API server has.
+    pub objects: u64,
+    /// How much is known of the API server's: `not_asked` (there is none), `unknown` (everything is denied), `recalled`
+    /// (those of the last run) or `followed`.
+    pub knowledge: String,
+    /// For `recalled`: from when they are.
+    pub recalled_from: Option<String>,
+    /// The objects, broken ones first; at most [`MOST_OBJECTS`].
+    pub list: Vec<PolicyObject>,
+}
+
+/// Most objects that a status lists.
+pub const MOST_OBJECTS: usize = 1000;
+
+/// A policy of the API server.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PolicyObject {
+    /// Which: `EgressPolicy horizons/allow`.
+    pub policy: String,
+    /// Its newest generation.
+    pub generation: i64,
+    /// Whether that is in force.
+    pub in_force: bool,
+    /// What is wrong with it, and what is in force instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Connections at the listeners.
@@ -101,6 +182,28 @@ pub struct LogStatus {
     pub lost: u64,
 }
 
+impl fmt::Display for KubernetesStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "  node         {}, {} pods ({} exempt)",
+            self.node, self.pods, self.exempt_pods
+        )?;
+        if !self.pods_listed {
+            writeln!(
+                f,
+                "  NO PODS YET  the API server has not listed them since the start"
+            )?;
+        }
+        let since = self.api_server_seconds;
+        match &self.api_server_error {
+            None if self.api_server => writeln!(f, "  api server   answers, for {since} s"),
+            None => writeln!(f, "  api server   has not been asked"),
+            Some(error) => writeln!(f, "  API SERVER   does not answer, for {since} s: {error}"),
+        }
+    }
+}
+
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -115,7 +218,13 @@ impl fmt::Display for Status {
             self.pins.display(),
             self.programs.len()
         )?;
-        writeln!(f, "  policies     {}", self.policies)?;
+        writeln!(
+            f,
+            "  policies     {}{}",
+            self.policies,
+            self.policy_source.parts()
+        )?;
+        self.policy_source.write_troubles(f)?;
         if let Some(error) = &self.policy_error {
             writeln!(f, "  NOT IN FORCE {error}")?;
         }
@@ -129,6 +238,17 @@ impl fmt::Display for Status {
             writeln!(f, "  DAMAGED      {error}")?;
         }
         writeln!(f, "  namespaces   {}", self.namespaces)?;
+        if self.fences.off {
+            writeln!(f, "  NO FENCE     network namespaces are not fenced")?;
+        } else {
+            writeln!(f, "  fenced       {} of them", self.fences.namespaces)?;
+        }
+        for open in &self.fences.not_fenced {
+            writeln!(f, "  NOT FENCED   that of pid {}: {}", open.pid, open.why)?;
+        }
+        if let Some(kubernetes) = &self.kubernetes {
+            write!(f, "{kubernetes}")?;
+        }
         let connections = &self.connections;
         writeln!(
             f,
@@ -152,6 +272,41 @@ impl fmt::Display for Status {
         )?;
         for (outcome, count) in self.kernel.iter().filter(|(_, count)| **count > 0) {
             writeln!(f, "  kernel       {outcome}: {count}")?;
+        }
+        Ok(())
+    }
+}
+
+impl PolicySource {
+    fn parts(&self) -> String {
+        match self.knowledge.as_str() {
+            "" | "not_asked" => String::new(),
+            _ => format!(" ({} of files, {} of the API server)", self.files, self.objects),
+        }
+    }
+
+    fn write_troubles(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.knowledge.as_str(), &self.recalled_from) {
+            ("unknown", _) => {
+                writeln!(
+                    f,
+                    "  NO POLICIES  the API server has not told them, so everything is denied"
+                )?;
+            }
+            ("recalled", Some(from)) => writeln!(
+                f,
+                "  OLD POLICIES as of {from}: the API server has not told them since the start"
+            )?,
+            _ => {}
+        }
+        for object in &self.list {
+            if let Some(error) = &object.error {
+                writeln!(
+                    f,
+                    "  BROKEN       {} generation {}: {error}",
+                    object.policy, object.generation
+                )?;
+            }
         }
         Ok(())
     }

@@ -7,12 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use egress_agent::{access_log, dns, policy, proxy};
+use egress_agent::{access_log, dns, identity, import, policy, proxy};
 
 type Check = fn(&[u8]);
 
 /// Fuzz target and what it calls.
 const TARGETS: &[(&str, Check)] = &[
+    ("cgroup_path", identity::fuzz::cgroup_path),
     ("client_hello", proxy::fuzz::client_hello),
     ("detect", proxy::fuzz::detect_protocol),
     ("dns_query", dns::fuzz::query),
@@ -21,6 +22,7 @@ const TARGETS: &[(&str, Check)] = &[
     ("host_pattern", policy::fuzz::fuzz_host_pattern),
     ("policy_document", policy::fuzz::fuzz_policy_document),
     ("log_format", access_log::fuzz::log_format),
+    ("squid_conf", import::fuzz::squid_conf),
 ];
 
 /// What the committed corpora may take, so that a checkout and a test run stay small.

@@ -27,7 +27,7 @@ use egress_agent::{
     policy::{DomainName, Host},
     proxy::{
         connection::Route,
-        dial::{DialError, DialSettings, Dialer, PrivateAnswers},
+        dial::{DialError, DialSettings, Dialer, PrivateAnswers, Sought},
     },
     socket::netns_cookie,
 };
@@ -234,7 +234,13 @@ async fn a_family_that_leads_nowhere_costs_a_head_start_and_one_without_route_no
         let original = place.at("2001:db8::9");
         let route = place.route(None, None);
         let dialled = dialler
-            .dial(&host, place.port, original, &route, PrivateAnswers::Refused)
+            .dial(
+                &host,
+                place.port,
+                Sought::Dialled(original),
+                &route,
+                PrivateAnswers::Refused,
+            )
             .await;
         (dialled, start.elapsed())
     };

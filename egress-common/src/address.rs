@@ -81,6 +81,16 @@ impl Endpoint {
         }
     }
 
+    /// The unspecified address of the same family, with the same port.
+    #[must_use]
+    #[inline(always)]
+    pub fn unspecified(&self) -> Self {
+        match self.octets_v4() {
+            Some(_) => Self::v4([0; 4], self.port),
+            None => Self::v6([0; 16], self.port),
+        }
+    }
+
     /// 127.0.0.0/8, ::1, and the unspecified addresses, which connect(2) takes for the loopback ones.
     #[must_use]
     #[inline(always)]

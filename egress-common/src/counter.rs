@@ -23,11 +23,13 @@ pub enum Counter {
     QueriesLost = 53,
     /// The end of a direct flow found its ring buffer full: its bytes are not in the log.
     EndsLost = 54,
+    /// The kernel had no memory for one of the fence's tables: what it would have explained stays inside.
+    FencesFull = 55,
 }
 
 impl Counter {
     /// Every loss counter.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::EventsLost,
         Self::WantedLost,
         Self::FlowsFull,
@@ -35,6 +37,7 @@ impl Counter {
         Self::ObservedFull,
         Self::QueriesLost,
         Self::EndsLost,
+        Self::FencesFull,
     ];
 
     /// Index in the counter array.
@@ -55,6 +58,7 @@ impl Counter {
             Self::ObservedFull => "report_table_full",
             Self::QueriesLost => "dns_queries_lost",
             Self::EndsLost => "direct_ends_lost",
+            Self::FencesFull => "fence_tables_full",
         }
     }
 }

@@ -25,6 +25,8 @@ pub const MPTCP: u32 = 262;
 pub trait Tables {
     /// Whether the address lies in an internal prefix.
     fn is_internal(&self, destination: &Endpoint) -> bool;
+    /// Whether the address and port are ones of the explicit proxy.
+    fn is_proxy(&self, destination: &Endpoint) -> bool;
     /// Whether a set of ports has the port.
     fn has_port(&self, set: u32, port: u16) -> bool;
     /// The set of ports on which a policy allows the (canonical) address.
@@ -68,8 +70,8 @@ pub enum Decision {
     Deny(Outcome),
 }
 
-/// Decides one connect or datagram. The order is part of the contract: exempt, name servers, metadata, internal, whose it
-/// is, redirect, blocks, the rest, which is denied.
+/// Decides one connect or datagram. The order is part of the contract: exempt, name servers, explicit proxy, metadata, internal,
+/// whose it is, redirect, blocks, the rest, which is denied.
 #[must_use]
 #[inline(always)]
 pub fn attempt(facts: &Attempt<'_>, tables: &impl Tables) -> Decision {
@@ -81,6 +83,10 @@ pub fn attempt(facts: &Attempt<'_>, tables: &impl Tables) -> Decision {
     // Resolvers are often on loopback or internal, so this comes first. Their datagrams do not come this far: see the
     // kernel programs' dns.rs.
     if destination.port() == dns::PORT && matches!(transport, Some(Transport::Tcp)) {
+        return redirect(facts, tables);
+    }
+    // Nobody listens there but us, and such addresses too are often on loopback or internal.
+    if matches!(transport, Some(Transport::Tcp)) && tables.is_proxy(destination) {
         return redirect(facts, tables);
     }
     if is_left_alone(destination, tables) {

@@ -8,6 +8,7 @@ pub mod counter;
 pub mod decide;
 pub mod dns;
 pub mod event;
+pub mod fence;
 pub mod flow;
 pub mod listener;
 pub mod member;

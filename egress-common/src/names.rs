@@ -43,6 +43,10 @@ pub mod program {
     pub const SKB_EGRESS: &str = "egress_packet";
     /// Packets that arrive.
     pub const SKB_INGRESS: &str = "egress_arrival";
+    /// Packets that leave a fenced network namespace.
+    pub const FENCE: &str = "egress_fence";
+    /// Packets that come into one.
+    pub const ENTRY: &str = "egress_entry";
 }
 
 /// Names of the maps.
@@ -51,6 +55,8 @@ pub mod map {
     pub const EXEMPT: &str = "EXEMPT";
     /// Prefixes that are left alone.
     pub const INTERNAL: &str = "INTERNAL";
+    /// Addresses of the explicit proxy.
+    pub const PROXIES: &str = "PROXIES";
     /// What is enforced on a cgroup.
     pub const MEMBERS: &str = "MEMBERS";
     /// What policies allow to blocks of addresses.
@@ -79,6 +85,16 @@ pub mod map {
     pub const ENFORCED: &str = "ENFORCED";
     /// Cgroups whose programs' starts were announced.
     pub const ANNOUNCED: &str = "ANNOUNCED";
+    /// Fences by interface.
+    pub const FENCES: &str = "FENCES";
+    /// What has come into fenced network namespaces.
+    pub const ARRIVALS: &str = "ARRIVALS";
+    /// Packets whose first fragment has left.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// Per-socket storage of those that a verdict has let out.
+    pub const VETTED: &str = "VETTED";
+    /// Datagrams that a verdict has let out.
+    pub const SENT: &str = "SENT";
     /// Counted and not yet reported attempts.
     pub const OBSERVED: &str = "OBSERVED";
     /// Reports.

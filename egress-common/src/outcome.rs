@@ -94,6 +94,8 @@ outcomes! {
 
     /// A datagram socket was connected to what no rule allows: nothing leaves by that, and what is sent is refused.
     DatagramConnect = 22, Allow, "datagram_connect";
+    /// A packet without a socket that a verdict had let go there, on its way out of a fenced network namespace.
+    Unvetted = 30, Deny, "unvetted";
 
     // 40..=47: name service.
     /// A DNS query that was sent to the agent instead of the name server that was asked.
@@ -157,6 +159,9 @@ outcomes! {
     Unlogged = 120, Deny, "unlogged";
     /// Neither the client's first bytes nor this workload's own DNS answers name the destination.
     NoKnownName = 124, Deny, "no_known_name";
+
+    /// What is spoken in a tunnel names another host than the CONNECT that opened it.
+    TunnelMismatch = 125, Deny, "tunnel_mismatch";
 
     // 128..: allowed, and then failed.
     /// The name does not exist, or has no usable address.

@@ -1,8 +1,10 @@
 //! The agent's side of the shared structs: any bytes of their size are a value.
 
 use crate::{
+    address::Endpoint,
     dns::{Asker, HeldQuery},
     event::{Event, ListenerWanted, Observed, ObservedKey},
+    fence::{Fence, Vetted},
     flow::{ClosedFlow, Flow, FlowKey},
     listener::Listeners,
     member::{Allowance, BlockKey, Inbound, InboundKey, Member, PortChunk},
@@ -11,6 +13,8 @@ use crate::{
 // SAFETY: `repr(C)`, made of integers and byte arrays only, padding is explicit (the sizes are asserted in the
 // tests of this crate), so every bit pattern is a value and no byte is uninitialised.
 unsafe impl aya::Pod for Event {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Endpoint {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Asker {}
 // SAFETY: as above.
@@ -41,3 +45,7 @@ unsafe impl aya::Pod for PortChunk {}
 unsafe impl aya::Pod for InboundKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Inbound {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Fence {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Vetted {}

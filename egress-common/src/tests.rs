@@ -9,6 +9,7 @@ use crate::{
     decide::{self, Attempt, Decision, MPTCP, Packet, PacketDecision, TCP, Tables, UDP},
     dns::{self, Asker, FIRST_RESOLVER, HeldQuery, RESOLVERS},
     event::{Event, ListenerWanted, Observed, ObservedKey},
+    fence,
     flow::{ClosedFlow, Flow, FlowKey},
     listener::{FIRST_V4, Listeners, PREFERRED_PORT},
     member::{
@@ -35,6 +36,7 @@ const LISTENERS: Listeners = Listeners {
 #[derive(Clone, Copy, Default)]
 struct Stage {
     is_internal: bool,
+    is_proxy: bool,
     /// The only address that blocks allow, on every port of both transports.
     allowed: Option<Endpoint>,
     /// A peer that has sent a datagram.
@@ -48,6 +50,9 @@ const WEB: u32 = 7;
 impl Tables for Stage {
     fn is_internal(&self, _: &Endpoint) -> bool {
         self.is_internal
+    }
+    fn is_proxy(&self, _: &Endpoint) -> bool {
+        self.is_proxy
     }
     fn has_port(&self, set: u32, port: u16) -> bool {
         set == ALL_PORTS || (set == WEB && (port == 80 || port == 443))
@@ -69,6 +74,7 @@ impl Tables for Stage {
 
 const STAGE: Stage = Stage {
     is_internal: false,
+    is_proxy: false,
     allowed: None,
     inbound: None,
     listeners: Some(LISTENERS),
@@ -125,6 +131,12 @@ fn sizes_of_shared_structs_are_as_recorded() {
     assert_eq!(size_of::<ListenerWanted>(), 24);
     assert_eq!(size_of::<ObservedKey>(), 32);
     assert_eq!(size_of::<Observed>(), 24);
+    assert_eq!(size_of::<fence::Fence>(), 24);
+    assert_eq!(size_of::<fence::Way>(), 56);
+    assert_eq!(size_of::<fence::Arrival>(), 16);
+    assert_eq!(size_of::<fence::Vetted>(), 24);
+    assert_eq!(size_of::<fence::SentKey>(), 32);
+    assert_eq!(size_of::<fence::FragmentKey>(), 56);
 }
 
 #[test]
@@ -584,4 +596,52 @@ fn a_socket_remembers_the_last_resolvers_that_it_asked() {
     assert_eq!(asker.resolver(RESOLVERS), None);
     assert_eq!(Asker::EMPTY.resolver(0), None);
     assert_eq!(dns::PORT, 53);
+}
+
+#[test]
+fn an_address_of_the_explicit_proxy_is_redirected_wherever_it_lies() {
+    let stage = Stage {
+        is_internal: true,
+        is_proxy: true,
+        ..STAGE
+    };
+    for destination in ["127.0.0.1:3128", "[::1]:3128", "0.0.0.0:3128", "10.43.0.9:3128"] {
+        let decision = decide::attempt(&facts(destination), &stage);
+        assert!(
+            matches!(decision, Decision::Redirect(_, Outcome::Redirected)),
+            "{destination}"
+        );
+        let datagram = Attempt {
+            protocol: UDP,
+            ..facts(destination)
+        };
+        assert_eq!(
+            decide::attempt(&datagram, &stage),
+            Decision::Pass(Outcome::Internal),
+            "{destination}"
+        );
+        // The agent itself would only reach itself.
+        let agent = Attempt {
+            exempt: true,
+            ..facts(destination)
+        };
+        assert_eq!(
+            decide::attempt(&agent, &stage),
+            Decision::Pass(Outcome::Exempt),
+            "{destination}"
+        );
+    }
+}
+
+#[test]
+fn the_unspecified_address_is_of_the_same_family_and_port() {
+    assert_eq!(endpoint("192.0.2.1:3128").unspecified(), endpoint("0.0.0.0:3128"));
+    assert_eq!(
+        endpoint("[::ffff:192.0.2.1]:3128").unspecified(),
+        endpoint("0.0.0.0:3128")
+    );
+    assert_eq!(
+        endpoint("[2001:db8::1]:3128").unspecified(),
+        endpoint("[::]:3128")
+    );
 }

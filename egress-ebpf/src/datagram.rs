@@ -8,7 +8,7 @@ use egress_common::{
 };
 
 use crate::{
-    Answer, connect, context, report,
+    Answer, connect, context, fence, report,
     tables::{self, Maps},
 };
 
@@ -33,6 +33,7 @@ pub fn judge(ctx: &SockAddrContext, destination: &Endpoint) -> Answer {
             return Answer::Proceed;
         }
         Decision::Pass(outcome) | Decision::Direct(outcome) => {
+            fence::vet_datagram(ctx, destination);
             if let Some(member) = facts.member {
                 tables::note_outbound(member.workload, destination);
             }

@@ -15,6 +15,7 @@ mod create;
 mod datagram;
 mod dns;
 mod exec;
+mod fence;
 mod maps;
 mod name;
 mod packet;
@@ -24,8 +25,10 @@ mod tables;
 mod tcp;
 
 use aya_ebpf::{
-    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, raw_tracepoint, sock_ops},
-    programs::{RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext},
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, raw_tracepoint, sock_ops},
+    programs::{
+        RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TcContext,
+    },
 };
 use egress_common::address::Endpoint;
 
@@ -37,6 +40,11 @@ const REFUSE: i32 = 0;
 /// A packet is dropped, and the sender of a datagram is told nothing: congestion, to the kernel
 /// (`__cgroup_bpf_run_filter_skb`), which UDP does not report.
 const DROP: i32 = 2;
+
+/// TC_ACT_UNSPEC, which is TCX_NEXT too: the interface's other programs have their say.
+const NEXT: i32 = -1;
+/// TC_ACT_SHOT, which is TCX_DROP too.
+const SHOT: i32 = 2;
 
 #[cgroup_sock_addr(connect4)]
 fn egress_connect4(ctx: SockAddrContext) -> i32 {
@@ -163,6 +171,20 @@ fn egress_packet(ctx: SkBuffContext) -> i32 {
 fn egress_arrival(ctx: SkBuffContext) -> i32 {
     arrival::note(&ctx);
     PROCEED
+}
+
+#[classifier]
+fn egress_fence(ctx: TcContext) -> i32 {
+    match fence::leave(&ctx) {
+        Ok(()) => NEXT,
+        Err(()) => SHOT,
+    }
+}
+
+#[classifier]
+fn egress_entry(ctx: TcContext) -> i32 {
+    fence::enter(&ctx);
+    NEXT
 }
 
 #[raw_tracepoint(tracepoint = "sched_process_exec")]

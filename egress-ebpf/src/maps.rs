@@ -6,23 +6,33 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use egress_common::{
+    address::Endpoint,
     counter::COUNTERS,
     dns::{Asker, HeldQuery},
     event::{Event, ListenerWanted, Observed, ObservedKey},
+    fence::{Arrival, Fence, FragmentKey, SentKey, Vetted, Way},
     flow::{ClosedFlow, Flow, FlowKey},
     listener::Listeners,
     member::{Allowance, BlockKey, Inbound, InboundKey, Member, PortChunk, Ports},
 };
 
-/// Cgroup id -> 1. Written by the agent (its own cgroup), read by connect. 64: one agent, one more while it is
-/// replaced, and room. Full: the agent does not start.
+use crate::fence::Scratch;
+
+/// Cgroup id -> 1. Written by the agent (its own cgroup, and those of exempt pods), read by connect. 4096: some four a
+/// pod, for three times the pods that a kubelet runs by default and more. The agent puts in no more than fit; the others
+/// pass through the proxy.
 #[btf_map]
-pub static EXEMPT: HashMap<u64, u32, 64> = HashMap::new();
+pub static EXEMPT: HashMap<u64, u32, 4096> = HashMap::new();
 
 /// Prefix in 16-byte form -> 1. Written by the agent from `internal`, read by connect and sendmsg. Full: the agent does
 /// not start.
 #[btf_map]
 pub static INTERNAL: LpmTrie<[u8; 16], u32, 4096> = LpmTrie::new();
+
+/// Address and port of the explicit proxy -> 1; an unspecified address stands for all of its family. Written by the agent
+/// from `explicitProxy`, read by connect. Full: the agent does not start.
+#[btf_map]
+pub static PROXIES: HashMap<Endpoint, u32, 64> = HashMap::new();
 
 /// Cgroup id -> what is enforced there. Written by the agent for every cgroup below the enforced one, read by every hook
 /// that decides. Full: cgroups beyond are unknown, so their connects go to the proxy, and the rest is refused.
@@ -91,6 +101,34 @@ pub static ENFORCED: HashMap<u64, u32, 4> = HashMap::new();
 /// Cgroup id -> when its last execve was announced. Full: the least recently used leave, and are announced again.
 #[btf_map]
 pub static ANNOUNCED: LruHashMap<u64, u64, 4096> = LruHashMap::new();
+
+/// Index of a veth's host end -> the fence there. Written by the agent before it attaches the programs, read by them. As
+/// many as there can be listeners. Full: the namespace is told as not fenced.
+#[btf_map]
+pub static FENCES: HashMap<u32, Fence, 16384> = HashMap::new();
+
+/// What has come into fenced namespaces from elsewhere than internal addresses -> when. Written and read by the fence.
+/// Least recently used leave first: an accepted connection that is pushed out comes back with its next packet.
+#[btf_map]
+pub static ARRIVALS: LruHashMap<Way, Arrival, 65536> = LruHashMap::new();
+
+/// Packets whose first fragment has left a fenced namespace -> 1. Fragments follow each other, so few are under way.
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, u32, 1024> = LruHashMap::new();
+
+/// One of the agent's own sockets -> where it may connect to. Written by the agent, read by the fence. Freed with the
+/// socket. No memory: the dial fails.
+#[btf_map]
+pub static VETTED: SkStorage<Vetted> = SkStorage::new();
+
+/// Socket and destination of a datagram without a connect -> 1. Written before it leaves, read by the fence. Least
+/// recently used leave first, between the two only under more senders than entries.
+#[btf_map]
+pub static SENT: LruHashMap<SentKey, u32, 16384> = LruHashMap::new();
+
+/// What the fence works on. Not pinned: it holds nothing between two packets.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 /// Attempts to report later -> their count. The agent fetches what has been counted, and removes what has fallen silent.
 /// Full: each attempt beyond is reported by itself.

@@ -132,10 +132,10 @@ async fn an_agent_beside_the_old_one_takes_over() {
     let (count, longest) = end_loop(cluster, &pod).await;
     println!("{count} requests over the hand-over, the longest took {longest} s");
     assert!(longest < 5.0, "no connect was held: {longest}");
-    // Back: the DaemonSet's pod is started again by the kubelet once its process has ended.
-    cluster
-        .kubectl(&["-n", NAMESPACE, "delete", "pod", "beside"])
-        .await;
+    // The old pod has nothing to do any more, and must not take its place back until it is deleted.
+    let old = node.agent().await;
+    assert_eq!(node.agent_pid().await, new, "it serves still");
+    cluster.kubectl(&["-n", NAMESPACE, "delete", "pod", &old]).await;
     cluster.rolled_out().await;
     cluster
         .eventually("the DaemonSet's own serves", async || {
@@ -143,6 +143,9 @@ async fn an_agent_beside_the_old_one_takes_over() {
                 .await
                 .contains(&format!("\"generation\": {}", generation + 2))
         })
+        .await;
+    cluster
+        .kubectl(&["-n", NAMESPACE, "delete", "pod", "beside"])
         .await;
     allowed_soon(cluster, &pod, "https://other.test/").await;
     cluster.forget("surge").await;

@@ -15,6 +15,7 @@ mod network;
 mod policies;
 mod restart;
 mod start;
+mod told;
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
@@ -37,6 +38,7 @@ fn all() -> Vec<Promise> {
         identity::promises(),
         network::promises(),
         start::promises(),
+        told::promises(),
         life::promises(),
         restart::promises(),
     ]

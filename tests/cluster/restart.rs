@@ -1,9 +1,14 @@
 //! A node that starts again: the kubelet starts its pods beside the agent, and pins are gone.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use egress_tests::{
-    cluster::{Cluster, Pod, PodKind},
+    cluster::{Cluster, Node, Pod, PodKind},
     promises,
     require::Need,
 };
@@ -12,84 +17,84 @@ use crate::policies::{allowed_soon, policy};
 
 promises![no_pod_escapes_when_its_node_starts_again: [Need::Nodes, alone]];
 
-/// With the host's unit in place, which puts the kernel's part in force before the kubelet starts.
+/// With the host's unit in place, which puts the kernel's part in force before the kubelet starts. The pod is a static one
+/// and the API server is away: the kubelet starts it at once, and the agent's pod only later. Without the unit this pod
+/// gets out some ten times a second.
 async fn no_pod_escapes_when_its_node_starts_again() {
     let cluster = Cluster::get().await;
     cluster.namespace("reboot").await;
     cluster.apply(&policy("reboot", "p", "other.test")).await;
+    let node = cluster.node(2);
     let pod = Pod::new("reboot", "first").on(2).start(cluster).await;
     allowed_soon(cluster, &pod, "https://other.test/").await;
-    let node = cluster.node(2);
-    // What deploy/host/install.sh puts on a machine; here a script in the place of the unit runs it.
+    let unit = install_unit(&node).await;
+    let line = "while true; do curl -sk --max-time 3 -o /dev/null https://evil.test/ --resolve evil.test:443:198.51.100.66; done";
+    let escape = Pod::new("reboot", "escape").on(2).document(PodKind::Runs(line));
+    let manifest = node.file("manifests/escape.yaml");
+    fs::write(&manifest, escape).expect("a static pod");
+    let evil = cluster.https("evil.test").seen().await.len();
+
+    cluster.api("stop").await;
+    node.reboot().await;
+    cluster
+        .eventually("the static pod runs", async || {
+            node.shell("ctr -n k8s.io tasks ls")
+                .await
+                .matches("RUNNING")
+                .count()
+                >= 2
+        })
+        .await;
+    // Its connects are held: time enough for several.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(cluster.https("evil.test").seen().await.len(), evil, "escaped");
+
+    cluster.api("start").await;
+    cluster
+        .eventually("the agent serves", async || {
+            let status = node.shell("cat /run/egress-agent/run/traces.json || true").await;
+            status.contains("\"generation\": 2")
+        })
+        .await;
+    cluster.rolled_out().await;
+    let words = [
+        "-n",
+        "reboot",
+        "delete",
+        "pod",
+        "first",
+        "--grace-period=0",
+        "--force",
+    ];
+    cluster.kubectl(&words).await;
+    let pod = Pod::new("reboot", "second").on(2).start(cluster).await;
+    allowed_soon(cluster, &pod, "https://other.test/").await;
+    assert_eq!(cluster.https("evil.test").seen().await.len(), evil, "escaped");
+    fs::remove_file(&unit).expect("the unit's script");
+    fs::remove_file(&manifest).expect("the static pod");
+    cluster.forget("reboot").await;
+}
+
+/// What deploy/host/install.sh puts on a machine; a script that the node's own runs before its kubelet is in the place of
+/// the unit.
+async fn install_unit(node: &Node<'_>) -> PathBuf {
     let agent = node.file("egress-agent");
     let pid = node.agent_pid().await;
     fs::copy(format!("/proc/{pid}/exe"), &agent).expect("the agent's program");
-    let config = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/host/hold.yaml"));
+    let host = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/host");
+    let config = fs::read_to_string(host.join("hold.yaml")).expect("the unit's configuration");
     let internal = "internal: [10.42.0.0/16, 10.43.0.0/16]";
-    let config = config.expect("the unit's configuration");
     assert!(config.contains(internal), "{config}");
     let config = config.replace(internal, "internal: [10.124.0.0/16, 10.96.0.0/24]");
     fs::write(node.file("hold.yaml"), config).expect("the node's");
     let unit = node.file("before-kubelet");
-    let hold = format!(
+    let script = format!(
         "#!/bin/sh\nset -e\n{make} {config}\nexec {agent} run --hold --config {config}\n",
-        make = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/host/make-cgroup"),
+        make = host.join("make-cgroup").display(),
         agent = agent.display(),
         config = node.file("hold.yaml").display()
     );
-    fs::write(&unit, hold).expect("a script");
+    fs::write(&unit, script).expect("a script");
     fs::set_permissions(&unit, fs::Permissions::from_mode(0o755)).expect("chmod");
-    let evil = cluster.https("evil.test").seen().await.len();
-    // Bound pods that the kubelet starts at once, and whose first act is a connect.
-    let mut documents = String::new();
-    for number in 0..10 {
-        let name = format!("again-{number}");
-        let line = "while true; do curl -sk --max-time 2 -o /dev/null https://evil.test/ --resolve evil.test:443:198.51.100.66; done";
-        let document = Pod::new("reboot", &name).on(2).document(PodKind::Runs(line));
-        documents.push_str(&document.replace("restartPolicy: Never", "restartPolicy: Always"));
-        documents.push_str("---\n");
-    }
-    cluster.apply(&documents).await;
-    cluster
-        .kubectl(&[
-            "-n",
-            "reboot",
-            "wait",
-            "--for=condition=Ready",
-            "pod",
-            "--all",
-            "--timeout=90s",
-        ])
-        .await;
-    node.reboot().await;
-    cluster
-        .eventually("the node serves again", async || {
-            cluster
-                .try_kubectl(&[
-                    "-n",
-                    "reboot",
-                    "delete",
-                    "pod",
-                    "first",
-                    "--ignore-not-found",
-                    "--grace-period=0",
-                    "--force",
-                ])
-                .await
-                .is_ok()
-                && node.has_pins().await
-                && cluster.json(&["get", "node", "node2"]).await["status"]["conditions"]
-                    .as_array()
-                    .is_some_and(|all| {
-                        all.iter()
-                            .any(|one| one["type"] == "Ready" && one["status"] == "True")
-                    })
-        })
-        .await;
-    cluster.rolled_out().await;
-    let pod = Pod::new("reboot", "second").on(2).start(cluster).await;
-    allowed_soon(cluster, &pod, "https://other.test/").await;
-    assert_eq!(cluster.https("evil.test").seen().await.len(), evil, "escaped");
-    fs::remove_file(&unit).expect("the script");
-    cluster.forget("reboot").await;
+    unit
 }

@@ -98,6 +98,13 @@ impl<'w> Exec<'w> {
         self
     }
 
+    /// Several of them.
+    #[must_use]
+    pub fn args(mut self, arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
     /// `--allow PATTERN`.
     #[must_use]
     pub fn allow(self, pattern: &str) -> Self {

@@ -16,12 +16,15 @@ use crate::{
     agent::{Finished, Running, Start, verb},
     clients::{Client, curl},
     lab::{AGENT_DNS, Place, World},
+    patience::seconds,
 };
 
 /// A daemon that enforces `tree` below the world's cgroup.
 #[derive(Debug)]
 pub struct Daemon<'w> {
     world: &'w World,
+    /// Where it runs.
+    place: &'w Place,
     /// Its process.
     pub running: Running<'w>,
     /// Its name among the agents of the machine.
@@ -45,7 +48,16 @@ impl<'w> Daemon<'w> {
     /// # Panics
     /// It does not come up.
     pub async fn start_logging_to(world: &'w World, log: &str, more: &str) -> Self {
-        Self::begin(world, log, more, &[]).await
+        Self::begin(world, &world.client, log, more, &[]).await
+    }
+
+    /// The same at the far end of the first workload's veth pair, as it is with containers.
+    ///
+    /// # Panics
+    /// It does not come up.
+    pub async fn beyond(world: &'w World, more: &str) -> Self {
+        let log = world.path("log.json").display().to_string();
+        Self::begin(world, &world.origins, &log, more, &[]).await
     }
 
     /// The same with `words` on its command line.
@@ -53,10 +65,11 @@ impl<'w> Daemon<'w> {
     /// # Panics
     /// It does not come up.
     pub async fn start_with(world: &'w World, more: &str, words: &[&str]) -> Self {
-        Self::begin(world, &world.path("log.json").display().to_string(), more, words).await
+        let log = world.path("log.json").display().to_string();
+        Self::begin(world, &world.client, &log, more, words).await
     }
 
-    async fn begin(world: &'w World, log: &str, more: &str, words: &[&str]) -> Self {
+    async fn begin(world: &'w World, place: &'w Place, log: &str, more: &str, words: &[&str]) -> Self {
         let tree = world.cgroup.child("tree");
         for workload in ["a", "b"] {
             world.cgroup.child(&format!("tree/{workload}"));
@@ -80,7 +93,8 @@ impl<'w> Daemon<'w> {
         assert!(config.ends_with("config.yaml"), "the successors read it too");
         let daemon = Self {
             world,
-            running: process(world, &tree, words).start(),
+            place,
+            running: process(world, place, &tree, words).start(),
             instance,
             tree,
         };
@@ -101,7 +115,8 @@ impl<'w> Daemon<'w> {
     pub async fn succeed(self, words: &[&str]) -> (Self, Running<'w>) {
         let successor = Self {
             world: self.world,
-            running: process(self.world, &self.tree, words).start(),
+            place: self.place,
+            running: process(self.world, self.place, &self.tree, words).start(),
             instance: self.instance,
             tree: self.tree,
         };
@@ -138,13 +153,15 @@ impl<'w> Daemon<'w> {
     /// Another process of the same name for `cgroup`, which need not come up.
     #[must_use]
     pub fn rival(&self, cgroup: &Path, words: &[&str]) -> Running<'w> {
-        process(self.world, cgroup, words).start()
+        process(self.world, self.place, cgroup, words).start()
     }
 
     /// One for the same cgroup that is itself in `own`.
     #[must_use]
     pub fn rival_in(&self, own: &Path) -> Running<'w> {
-        process(self.world, &self.tree, &[]).cgroup(own).start()
+        process(self.world, self.place, &self.tree, &[])
+            .cgroup(own)
+            .start()
     }
 
     /// Where its links and maps are pinned.
@@ -161,7 +178,8 @@ impl<'w> Daemon<'w> {
 
     /// What `status` tells of this instance.
     pub async fn status(&self) -> Option<Value> {
-        let output = verb(self.world, &self.world.client, &["status", "--output", "json"])
+        // Where it runs: elsewhere it would be a stranger in a workload's namespace.
+        let output = verb(self.world, self.place, &["status", "--output", "json"])
             .start()
             .finish()
             .await;
@@ -178,7 +196,7 @@ impl<'w> Daemon<'w> {
     /// It does not come about in 20 s.
     pub async fn eventually(&self, what: &str, is_so: impl AsyncFn() -> bool) {
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(20) {
+        while begun.elapsed() < seconds(20) {
             if is_so().await {
                 return;
             }
@@ -217,7 +235,7 @@ impl<'w> Daemon<'w> {
 }
 
 /// The daemon's process; no member itself of what it enforces.
-fn process<'w>(world: &'w World, tree: &Path, more: &[&str]) -> Start<'w> {
+fn process<'w>(world: &'w World, place: &Place, tree: &Path, more: &[&str]) -> Start<'w> {
     let own = world.cgroup.child("daemon");
     let paths = [world.path("config.yaml"), tree.to_owned(), world.path("policies")]
         .map(|path| path.display().to_string());
@@ -231,7 +249,7 @@ fn process<'w>(world: &'w World, tree: &Path, more: &[&str]) -> Start<'w> {
         &paths[2],
     ];
     words.extend(more);
-    verb(world, &world.client, &words).cgroup(&own)
+    verb(world, place, &words).cgroup(&own)
 }
 
 /// A policy that lets every workload of a namespace reach one domain.

@@ -16,6 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
     lab::cgroup::remove_all_left,
+    patience::stretched,
     require::{Need, is_soak},
 };
 
@@ -81,6 +82,7 @@ pub fn run(promises: Vec<Promise>) -> ! {
 
 /// The same for tests that may take longer.
 pub fn run_within(promises: Vec<Promise>, deadline: Duration) -> ! {
+    let deadline = stretched(deadline);
     let arguments = Arguments::from_args();
     let trials = promises
         .into_iter()

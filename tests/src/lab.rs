@@ -36,6 +36,7 @@ use crate::{
     clients::Client,
     dns::{Answer, DnsServer, Zone},
     origins::{Origin, RawConnection},
+    patience::seconds,
 };
 
 /// The server that the agent is told to ask.
@@ -200,7 +201,7 @@ impl World {
     /// # Panics
     /// It does not soon.
     pub async fn appears(&self, path: &Path, text: &str) {
-        let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        let waited = tokio::time::timeout(seconds(20), async {
             while !fs::read_to_string(path).is_ok_and(|content| content.contains(text)) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

@@ -42,6 +42,8 @@ pub enum Need {
     OwnClock,
     /// More time than an ordinary run has: `cargo xtask soak`.
     Time,
+    /// Packets that are written anew on their way (CONFIG_NET_ACT_PEDIT, CONFIG_NET_ACT_CSUM).
+    PacketEditing,
 }
 
 impl Need {
@@ -98,6 +100,12 @@ impl Need {
             ),
             Self::Time => (is_soak(), "it takes long: `cargo xtask soak`"),
             Self::IpTunnel => (has_ip_tunnels(), "the kernel has no IP-in-IP tunnels"),
+            Self::PacketEditing => (
+                ["tcf_pedit_act", "tcf_csum_act"]
+                    .iter()
+                    .all(|name| has_symbol(name)),
+                "the kernel cannot edit packets",
+            ),
             Self::Ipv6 => (Path::new("/proc/sys/net/ipv6").exists(), "the kernel has no IPv6"),
         };
         (!has).then_some(what)

@@ -19,7 +19,7 @@ use crate::{
 /// Where squid listens: on the workload's own address, so that it logs the same client as the agent does.
 const PORT: u16 = 3128;
 
-/// A running squid. It refuses `evil.test` and allows everything else.
+/// A running squid.
 #[derive(Debug)]
 pub struct Squid<'w> {
     running: Running<'w>,
@@ -56,11 +56,21 @@ impl Log {
 }
 
 impl<'w> Squid<'w> {
-    /// Starts squid in the world's client namespace, and waits until it listens.
+    /// Starts squid in the world's client namespace, and waits until it listens. It refuses `evil.test` and allows
+    /// everything else.
     ///
     /// # Panics
     /// squid is not installed, or does not start.
     pub async fn start(world: &'w World, logs: &[Log]) -> Self {
+        let access = "acl denied dstdomain evil.test\nhttp_access deny denied\nhttp_access allow all\n";
+        Self::start_with(world, logs, access).await
+    }
+
+    /// The same with these acls and access lists.
+    ///
+    /// # Panics
+    /// squid is not installed, or does not start.
+    pub async fn start_with(world: &'w World, logs: &[Log], access: &str) -> Self {
         let mut sockets = Vec::new();
         let mut lines = String::new();
         for log in logs {
@@ -80,7 +90,7 @@ impl<'w> Squid<'w> {
             sockets.push((log.name, socket));
         }
         let directory = world.path("squid");
-        fs::create_dir(&directory).expect("a directory");
+        fs::create_dir_all(&directory).expect("a directory");
         // squid drops its privileges.
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).expect("chmod");
         let nameserver = AGENT_DNS.trim_end_matches(":53");
@@ -103,9 +113,7 @@ impl<'w> Squid<'w> {
                  shutdown_lifetime 0 seconds\n\
                  http_upgrade_request_protocols websocket allow all\n\
                  {lines}\
-                 acl denied dstdomain evil.test\n\
-                 http_access deny denied\n\
-                 http_access allow all\n",
+                 {access}",
                 directory = directory.display()
             ),
         );

@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 promises![
     a_successor_serves_what_waited_for_it,
     a_machine_holds_before_there_is_an_agent,
+    who_has_handed_over_stays_until_it_is_stopped,
     the_probe_tells_whether_an_agent_serves,
 ];
 
@@ -77,6 +78,23 @@ async fn a_machine_holds_before_there_is_an_agent() {
     assert_eq!(denied.finish().await.text(), "403");
     assert_eq!(good.requests().await.len(), 1);
     other.was_never_reached().await;
+    let instance = daemon.instance.clone();
+    daemon.stop().await.succeeded();
+    clean(&world, &instance).await;
+}
+
+/// A kubelet starts a container whose process has ended again.
+async fn who_has_handed_over_stays_until_it_is_stopped() {
+    let world = World::new().await;
+    let second = world.another_client("second", 3).await;
+    let _good = world.http("good.test").await;
+    let daemon = Daemon::start(&world, "onStop: hold").await;
+    let (daemon, old) = daemon.succeed(&["--take-over"]).await;
+    old.complains("waiting to be stopped").await;
+    assert_eq!(daemon.codes("a", &second).await, "200,403,");
+    old.signal(Signal::SIGTERM);
+    old.finish().await.succeeded();
+    assert_eq!(daemon.codes("a", &second).await, "200,403,");
     let instance = daemon.instance.clone();
     daemon.stop().await.succeeded();
     clean(&world, &instance).await;

@@ -1,12 +1,7 @@
 //! The life of an agent: killed, followed by another, interfered with, cleaned up after. Whatever happens to it, nothing
 //! passes unjudged.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, fs, path::Path, time::Instant};
 
 use egress_tests::{
     agent::{Running, verb},
@@ -19,6 +14,7 @@ use egress_tests::{
     },
     looping::Looping,
     origins::RawConnection,
+    patience::seconds,
     promises,
     raw_client::{Outcome, Script, Step},
     require::tool,
@@ -247,7 +243,7 @@ async fn a_detached_link_is_attached_again_within_a_second() {
             .running
             .complains(&format!("repaired name=\"{program}\""))
             .await;
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < seconds(1), "{:?}", begun.elapsed());
         assert_eq!(attached(&daemon.tree).await.lines().count(), whole);
     }
 

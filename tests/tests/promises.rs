@@ -17,6 +17,7 @@ mod dns;
 mod errors;
 mod exec;
 mod exec_privileges;
+mod explicit_proxy;
 mod failures;
 mod fence;
 mod full_disk;
@@ -28,11 +29,14 @@ mod inbound;
 mod lab;
 mod life;
 mod load;
+mod packets;
+mod pods;
 mod programs;
 mod protocols;
 mod redirect;
 mod soak;
 mod sockets;
+mod squid_import;
 mod squid_oracle;
 mod tls;
 mod tunnel;
@@ -69,10 +73,13 @@ fn all() -> Vec<Promise> {
         life::promises(),
         hold::promises(),
         dns::promises(),
+        packets::promises(),
         load::promises(),
         errors::promises(),
         exec_privileges::promises(),
+        explicit_proxy::promises(),
         full_disk::promises(),
+        pods::promises(),
         programs::promises(),
         squid_oracle::promises(),
         inbound::promises(),
@@ -80,6 +87,7 @@ fn all() -> Vec<Promise> {
         window::promises(),
         soak::promises(),
         clock::promises(),
+        squid_import::promises(),
     ]
     .concat()
 }

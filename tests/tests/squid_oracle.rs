@@ -23,6 +23,7 @@ use http::{HeaderValue, Method, Uri, Version};
 
 promises![
     the_agent_logs_what_squid_logs_of_the_same_requests,
+    the_explicit_proxy_logs_what_squid_logs_of_the_same_requests,
     the_same_facts_are_rendered_as_squid_renders_them,
 ];
 
@@ -38,6 +39,72 @@ const REQUESTS: [&str; 8] = [
     "--http1.0 http://v4.test/",
 ];
 
+/// What squid and the explicit proxy are asked besides: what comes of nothing.
+const FAILURES: [&str; 6] = [
+    "https://v4.test:81/",
+    "http://v4.test:81/x",
+    "https://missing.test/",
+    "http://missing.test/y?z",
+    "--http1.0 https://v4.test/",
+    "--proxytunnel --http1.0 https://evil.test/",
+];
+
+async fn the_explicit_proxy_logs_what_squid_logs_of_the_same_requests() {
+    let world = World::new().await;
+    let _tls = world.https("v4.test").await;
+    let _clear = [world.http("v4.test").await, world.http("v6.test").await];
+    let forbidden = [world.https("evil.test").await, world.http("evil.test").await];
+    let formats = [
+        agent::Format::Combined,
+        agent::Format::Squid,
+        agent::Format::Common,
+    ];
+    let requests: Vec<&str> = REQUESTS.into_iter().chain(FAILURES).collect();
+    let oracle = squids_lines(&world, &formats, &requests).await;
+    for (format, expected) in formats.into_iter().zip(oracle) {
+        let proxy = format!("{CLIENT_V4}:3128");
+        let options = format!("--proxy http://{proxy} --proxy-header User-Agent:");
+        let script: Vec<_> = requests
+            .iter()
+            .map(|request| command_line(&world, &options, request))
+            .collect();
+        let finished = world
+            .exec()
+            .policy(
+                "apiVersion: egress-enforcer.io/v1alpha1\nkind: EgressPolicy\nmetadata: {name: oracle}\nspec:\n  egress:\n  \
+                 - to: [{domain: v4.test}, {domain: v6.test}, {domain: missing.test}]\n    \
+                 ports: [{port: 80}, {port: 81}, {port: 443}]\n",
+            )
+            .args(["--explicit-proxy", &proxy])
+            .log(format)
+            .run(&shell(&format!("{}; true", script.join("; "))))
+            .await;
+        finished.succeeded();
+        // The next run would append.
+        fs::remove_file(world.path("access.log")).expect("a log");
+        let own = read(format, &finished.log);
+        assert_eq!(own.len(), requests.len(), "{}", finished.story());
+        for ((request, mut own), mut theirs) in requests.iter().zip(own).zip(expected) {
+            let story = format!("{format:?} {request}\nsquid: {theirs:?}\nagent: {own:?}");
+            for line in [&mut own, &mut theirs] {
+                assert_eq!(line.client, CLIENT_V4, "{story}");
+                line.time.clear();
+                line.milliseconds = 0;
+                // No two TLS sessions have the same length, and squid rewrites heads.
+                line.bytes = 0;
+                if line.status == 403 || line.status >= 500 {
+                    // The error pages are not the same.
+                    line.content_type.clear();
+                }
+            }
+            assert_eq!(own, theirs, "{story}");
+        }
+    }
+    for origin in forbidden {
+        origin.was_never_reached().await;
+    }
+}
+
 async fn the_agent_logs_what_squid_logs_of_the_same_requests() {
     let world = World::new().await;
     let _tls = world.https("v4.test").await;
@@ -48,7 +115,7 @@ async fn the_agent_logs_what_squid_logs_of_the_same_requests() {
         agent::Format::Squid,
         agent::Format::Common,
     ];
-    let oracle = squids_lines(&world, &formats).await;
+    let oracle = squids_lines(&world, &formats, &REQUESTS).await;
     for (format, expected) in formats.into_iter().zip(oracle) {
         let script = REQUESTS
             .map(|request| command_line(&world, "", request))
@@ -75,8 +142,8 @@ async fn the_agent_logs_what_squid_logs_of_the_same_requests() {
     }
 }
 
-/// What squid logs of each of [`REQUESTS`], in each format.
-async fn squids_lines(world: &World, formats: &[agent::Format]) -> Vec<Vec<Line>> {
+/// What squid logs of each of `requests`, in each format.
+async fn squids_lines(world: &World, formats: &[agent::Format], requests: &[&str]) -> Vec<Vec<Line>> {
     let logs: Vec<_> = formats
         .iter()
         .map(|format| Log::built_in(format.word()))
@@ -84,7 +151,7 @@ async fn squids_lines(world: &World, formats: &[agent::Format]) -> Vec<Vec<Line>
     let squid = Squid::start(world, &logs).await;
     let mut lines = vec![Vec::new(); formats.len()];
     let proxy = format!("--proxy http://{} --proxy-header User-Agent:", squid.address());
-    for request in REQUESTS {
+    for request in requests {
         world
             .directly(&shell(&command_line(world, &proxy, request)))
             .await;
@@ -328,7 +395,7 @@ fn record(case: &Case, facts: &str) -> Record {
     let duration = Duration::from_millis(number(millis)) + Duration::from_nanos(number(nanos));
     let asked = asked(method, url, version);
     let upstream_port = match &asked {
-        Asked::Tunnel { port, .. } => *port,
+        Asked::Tunnel { port, .. } | Asked::Connect { port, .. } => *port,
         Asked::Request { url, .. } => url.port_u16().unwrap_or(80),
         Asked::Nothing => 0,
     };

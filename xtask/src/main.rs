@@ -4,6 +4,7 @@
 
 mod build;
 mod cluster;
+mod crdgen;
 mod demo;
 mod image;
 mod lint;
@@ -33,6 +34,8 @@ enum Verb {
     Setup,
     /// Build the agent with the kernel programs in it (about 2 min the first time)
     Build(build::Arguments),
+    /// Write deploy/base/crds.yaml from the types of the policies
+    Crdgen,
     /// Watch the enforcer allow one name and refuse another, in a network of its own (root; about 10 s once
     /// built)
     Demo,
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Setup => setup::verb(),
         Verb::Build(arguments) => build::verb(&arguments),
+        Verb::Crdgen => crdgen::verb(),
         Verb::Demo => demo::verb(),
         Verb::Test(arguments) => test::verb(&arguments),
         Verb::Soak => soak::verb(),

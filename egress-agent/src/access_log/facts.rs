@@ -38,6 +38,7 @@ enum Target<'a> {
     Tunnel {
         host: Cow<'a, Host>,
         port: u16,
+        version: Version,
     },
     /// One of squid's pseudo URLs, for what never became a request.
     Pseudo {
@@ -91,14 +92,13 @@ impl<'a> Facts<'a> {
     /// `1.1`.
     pub(super) const fn version(&self) -> &'static str {
         match &self.target {
-            Target::Request { version, .. } => match *version {
+            Target::Request { version, .. } | Target::Tunnel { version, .. } => match *version {
                 Version::HTTP_09 => "0.9",
                 Version::HTTP_10 => "1.0",
                 Version::HTTP_2 => "2.0",
                 Version::HTTP_3 => "3.0",
                 _ => "1.1",
             },
-            Target::Tunnel { .. } => "1.1",
             Target::Pseudo { version, .. } => version,
         }
     }
@@ -115,7 +115,7 @@ impl<'a> Facts<'a> {
                 self.path(out);
             }
             // Writing to memory cannot fail.
-            Target::Tunnel { host, port } => drop(write!(out, "{host}:{port}")),
+            Target::Tunnel { host, port, .. } => drop(write!(out, "{host}:{port}")),
             Target::Pseudo { url, .. } => out.extend_from_slice(url.as_bytes()),
         }
     }
@@ -217,6 +217,12 @@ impl<'a> Target<'a> {
             Asked::Tunnel { host, port } => Self::Tunnel {
                 host: Cow::Borrowed(host),
                 port: *port,
+                version: Version::HTTP_11,
+            },
+            Asked::Connect { host, port, version } => Self::Tunnel {
+                host: Cow::Borrowed(host),
+                port: *port,
+                version: *version,
             },
             Asked::Nothing => Self::of_nothing(record),
         }
@@ -240,6 +246,7 @@ impl<'a> Target<'a> {
             | Course::AgentFailed => Self::Tunnel {
                 host: Cow::Owned(Host::Address(record.original.ip().to_canonical())),
                 port: record.original.port(),
+                version: Version::HTTP_11,
             },
         }
     }

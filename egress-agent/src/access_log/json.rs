@@ -26,6 +26,14 @@ struct Line<'a> {
     namespace: &'a str,
     workload: &'a str,
     cgroup: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_account: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'a str>,
     pid: u32,
     uid: u32,
     command: &'a str,
@@ -114,6 +122,8 @@ const fn is_one(attempts: &u64) -> bool {
 
 fn line<'a>(facts: &'a Facts<'_>, record: &'a Record, url: &'a [u8]) -> Line<'a> {
     let text = |value: &'a HeaderValue| String::from_utf8_lossy(value.as_bytes());
+    let pod = record.workload.pod.as_ref();
+    let known = |text: &'a String| (!text.is_empty()).then_some(text.as_str());
     Line {
         time: facts.ended,
         duration_ms: u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX),
@@ -122,6 +132,10 @@ fn line<'a>(facts: &'a Facts<'_>, record: &'a Record, url: &'a [u8]) -> Line<'a>
         namespace: &record.workload.namespace,
         workload: &record.workload.name,
         cgroup: &record.workload.cgroup,
+        pod: pod.map(|_| record.workload.name.as_str()),
+        container: pod.and_then(|pod| known(&pod.container)),
+        service_account: pod.and_then(|pod| known(&pod.service_account)),
+        node: pod.and_then(|pod| known(&pod.node)),
         pid: record.process.pid,
         uid: record.process.uid,
         command: &record.process.command,
@@ -129,7 +143,7 @@ fn line<'a>(facts: &'a Facts<'_>, record: &'a Record, url: &'a [u8]) -> Line<'a>
         protocol: record.protocol.as_str(),
         method: facts.method(),
         host: facts.domain(),
-        port: record.original.port(),
+        port: facts.url_port().unwrap_or_else(|| record.original.port()),
         url: String::from_utf8_lossy(url),
         http_version: facts.version(),
         status: facts.result.status,

@@ -276,7 +276,7 @@ fn weight(record: &Record) -> usize {
             url.path_and_query().map_or(0, |path| path.as_str().len())
                 + url.authority().map_or(0, |a| a.as_str().len())
         }
-        Asked::Tunnel { .. } | Asked::Nothing => 0,
+        Asked::Tunnel { .. } | Asked::Connect { .. } | Asked::Nothing => 0,
     };
     let alpn = record
         .tls

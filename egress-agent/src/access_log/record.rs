@@ -74,6 +74,15 @@ pub enum Asked {
         /// The dialled port.
         port: u16,
     },
+    /// A tunnel by CONNECT: logged alike.
+    Connect {
+        /// Name or address.
+        host: Host,
+        /// Port.
+        port: u16,
+        /// Version on the client's side.
+        version: Version,
+    },
     /// An HTTP request.
     Request {
         /// Method.
@@ -116,6 +125,8 @@ pub enum AddressRelation {
     Mismatch,
     /// No name was involved: an address was asked for.
     Literal,
+    /// It dialled the explicit proxy and gave the name alone.
+    Named,
 }
 
 /// How a connection or request ended.
@@ -163,6 +174,29 @@ impl Carrier {
     }
 }
 
+impl Record {
+    /// The name or address that was asked for, without brackets, the port, and whether by UDP; nothing
+    /// where a request names no host.
+    pub(super) fn subject(&self) -> Option<(String, Option<u16>, bool)> {
+        let plain = |host: &Host| match host {
+            Host::Name(name) => name.to_string(),
+            Host::Address(address) => address.to_string(),
+        };
+        let dialled = self.original.port();
+        let (host, port) = match &self.asked {
+            Asked::Nothing => (self.original.ip().to_string(), dialled),
+            Asked::Tunnel { host, .. } => (plain(host), dialled),
+            // What was dialled is the explicit proxy.
+            Asked::Connect { host, port, .. } => (plain(host), *port),
+            Asked::Request { url, .. } => {
+                let host = url.host()?.trim_matches(['[', ']']).to_owned();
+                (host, url.port_u16().unwrap_or(80))
+            }
+        };
+        Some((host, Some(port), self.carrier == Carrier::UDP))
+    }
+}
+
 impl Protocol {
     /// The word in logs.
     #[must_use]
@@ -184,6 +218,7 @@ impl AddressRelation {
             Self::Match => "match",
             Self::Mismatch => "mismatch",
             Self::Literal => "literal",
+            Self::Named => "named",
         }
     }
 }

@@ -164,6 +164,7 @@ impl Course {
             | Outcome::Revoked
             | Outcome::OpenedBefore
             | Outcome::NoListener
+            | Outcome::Unvetted
             | Outcome::QueryAmbiguous
             | Outcome::NoRule
             | Outcome::ClusterDeny
@@ -178,6 +179,7 @@ impl Course {
             | Outcome::AddressMismatch
             | Outcome::NoFlow
             | Outcome::NoKnownName
+            | Outcome::TunnelMismatch
             | Outcome::Overload
             | Outcome::Unlogged
             | Outcome::UnknownWorkload
@@ -201,7 +203,7 @@ impl ResultCode {
         let course = Course::of(record);
         match record.asked {
             Asked::Request { .. } => Self::of_request(course, record),
-            Asked::Tunnel { .. } | Asked::Nothing => Self::of_tunnel(course, record),
+            Asked::Tunnel { .. } | Asked::Connect { .. } | Asked::Nothing => Self::of_tunnel(course, record),
         }
     }
 
@@ -264,7 +266,7 @@ impl ResultCode {
         // understood an HTTP answer (408, 400) may have been sent after all.
         let status = match record.asked {
             Asked::Nothing if record.status != 0 => record.status,
-            Asked::Nothing | Asked::Tunnel { .. } | Asked::Request { .. } => status,
+            Asked::Nothing | Asked::Tunnel { .. } | Asked::Connect { .. } | Asked::Request { .. } => status,
         };
         Self {
             tag: tag.carried_by(record.carrier),

@@ -43,6 +43,9 @@ pub struct ExecArgs {
     /// Let the command look these names up as well, without allowing connections to them: *.x.test, **.x.test; may be given several times
     #[arg(long = "internal-name", value_name = "HOST_PATTERN")]
     pub internal_names: Vec<HostPattern>,
+    /// Answer connects to this address as an HTTP proxy, for a command that is told of one; 0.0.0.0 and [::] stand for all addresses; may be given several times
+    #[arg(long = "explicit-proxy", value_name = "IP:PORT")]
+    pub explicit_proxy: Vec<SocketAddr>,
     /// Which address of an allowed name is dialled
     #[arg(long, default_value = "pinned", value_name = "pinned|strict|original")]
     pub dial: DialMode,

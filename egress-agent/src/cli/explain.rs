@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use super::Labels;
+use super::{Labels, PodName};
 
 /// Tell what the policies say of a target, and which rule says so
 ///
@@ -10,9 +10,15 @@ use super::Labels;
 /// 2 if the question cannot be answered.
 #[derive(Debug, clap::Args)]
 pub struct ExplainArgs {
-    /// Policy file, or a directory of them; may be given several times
-    #[arg(long = "policy", required = true, value_name = "FILE")]
+    /// Policy file, or a directory of them; may be given several times. With --pod: judge as if they were applied
+    #[arg(long = "policy", required_unless_present = "pod", value_name = "FILE")]
     pub policies: Vec<PathBuf>,
+    /// Ask the API server for this pod, its labels, its namespace's, and the policies
+    #[arg(long, value_name = "NS/NAME", conflicts_with_all = ["namespace", "labels", "namespace_labels"])]
+    pub pod: Option<PodName>,
+    /// How to reach the API server [default: KUBECONFIG, ~/.kube/config, or the service account of this pod]
+    #[arg(long, requires = "pod", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
     /// Namespace of the workload that asks
     #[arg(long, default_value = "default", value_name = "NS")]
     pub namespace: String,

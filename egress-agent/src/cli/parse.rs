@@ -32,6 +32,38 @@ impl FromStr for Labels {
     }
 }
 
+/// `NAMESPACE/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodName {
+    /// The namespace.
+    pub namespace: String,
+    /// The pod.
+    pub name: String,
+}
+
+impl FromStr for PodName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // Both become parts of a URL's path.
+        let is_plain = |part: &str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
+        };
+        match text.split_once('/') {
+            Some((namespace, name)) if is_plain(namespace) && is_plain(name) => Ok(Self {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            }),
+            Some(_) | None => Err(format!(
+                "`{text}` is not a pod; write NAMESPACE/NAME, as in horizons/web-0"
+            )),
+        }
+    }
+}
+
 /// `IP`, `IP:PORT` or `[IPV6]:PORT`; port 53 if none is given.
 pub(super) fn name_server(text: &str) -> Result<SocketAddr, String> {
     text.parse::<IpAddr>()
@@ -42,9 +74,29 @@ pub(super) fn name_server(text: &str) -> Result<SocketAddr, String> {
         })
 }
 
+/// `ACL=always` or `ACL=never`.
+pub(super) fn assumption(text: &str) -> Result<(String, bool), String> {
+    let wrong = || format!("`{text}` is not ACL=always or ACL=never");
+    let (name, matches) = text.split_once('=').ok_or_else(wrong)?;
+    match matches {
+        "always" => Ok((name.to_owned(), true)),
+        "never" => Ok((name.to_owned(), false)),
+        _ => Err(wrong()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_has_a_namespace() {
+        let pod: PodName = "horizons/web-0".parse().unwrap();
+        assert_eq!((pod.namespace.as_str(), pod.name.as_str()), ("horizons", "web-0"));
+        for bad in ["web-0", "/web-0", "horizons/", "a/b/c", "A/b", "a/b?watch=1"] {
+            bad.parse::<PodName>().unwrap_err();
+        }
+    }
 
     #[test]
     fn labels_are_pairs_and_never_guessed() {

@@ -63,6 +63,9 @@ fn clean(found: Found) -> anyhow::Result<()> {
         Some(traces) => Some(PinDirectory::existing(traces.pins.clone())),
         None => PinDirectory::find(&found.name)?,
     };
+    if let Some(pins) = &pins {
+        kernel::remove_fences(pins.path()).context("cannot remove its fences")?;
+    }
     match pins.map(PinDirectory::remove) {
         Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
             return Err(error).context("cannot remove its pins");

@@ -22,6 +22,7 @@ use crate::{
     proxy::{
         Services,
         dial::{DialSettings, Dialer},
+        explicit::ExplicitProxy,
         limits::Limits,
         resolve::{NameServers, ResolveSettings},
     },
@@ -68,6 +69,7 @@ fn execute(args: &ExecArgs) -> anyhow::Result<ExitCode> {
             }
         };
         let settings = EnforcerSettings {
+            mount: kernel::find_mount()?,
             cgroup: cgroup.path().to_path_buf(),
             owns_cgroup: true,
             may_inherit: false,
@@ -75,8 +77,12 @@ fn execute(args: &ExecArgs) -> anyhow::Result<ExitCode> {
                 path: "".into(),
                 workload: workload(args),
             }],
+            pods: None,
+            node: None,
             internal: args.internal.clone(),
             ports: config::DEFAULT_PORTS.to_vec(),
+            // The command is as a rule in the agent's own network namespace, which cannot be fenced.
+            packet_fence: false,
             services,
         };
         let mut enforcer = match Enforcer::start(Claim::Free(instance), settings) {
@@ -139,6 +145,8 @@ fn services(args: &ExecArgs) -> anyhow::Result<Arc<Services>> {
         internal: args.internal.clone(),
         ..DialSettings::default()
     };
+    let proxy = ExplicitProxy::new(&args.explicit_proxy, &config::DEFAULT_PORTS)
+        .map_err(|problem| anyhow::anyhow!("--explicit-proxy: {problem}"))?;
     let policy = PolicyStore::default();
     policy.replace(Arc::new(set));
     Ok(Arc::new(Services {
@@ -147,6 +155,7 @@ fn services(args: &ExecArgs) -> anyhow::Result<Arc<Services>> {
         dns: Forwarder::new(forward, Arc::clone(&names), DnsLog::default()),
         names,
         client_first: config::DEFAULT_PORTS.to_vec(),
+        proxy,
         log,
         limits,
     }))

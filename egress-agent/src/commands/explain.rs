@@ -1,5 +1,6 @@
 //! `explain`: what the policies say of a target.
 
+mod live;
 mod question;
 
 use std::{
@@ -14,7 +15,8 @@ use crate::{
     cli::ExplainArgs,
     identity::Workload,
     policy::{
-        Host, PolicySource, Posture, RequestFacts, Settings, Target, Unselected, explain::explain as answer,
+        Host, LoadErrors, Policy, PolicySet, PolicySource, Posture, RequestFacts, Settings, Target,
+        Unselected, explain::explain as answer,
     },
 };
 
@@ -32,15 +34,47 @@ pub(super) fn explain(args: &ExplainArgs, out: &mut dyn Write) -> anyhow::Result
         },
         audit: false,
     };
-    let set = PolicySource::new(settings)
+    let files = PolicySource::new(settings)
         .with_paths(args.policies.iter().cloned())
-        .load()?;
-    let workload = Workload {
-        namespace: args.namespace.clone(),
-        namespace_labels: args.namespace_labels.0.clone(),
-        labels: args.labels.0.clone(),
-        ..Workload::default()
+        .load_policies()?;
+    let asked = match &args.pod {
+        Some(pod) => live::ask(args.kubeconfig.as_deref(), pod, files)?,
+        None => Asked {
+            workload: Workload {
+                namespace: args.namespace.clone(),
+                namespace_labels: args.namespace_labels.0.clone(),
+                labels: args.labels.0.clone(),
+                ..Workload::default()
+            },
+            policies: files,
+            broken: Vec::new(),
+        },
     };
+    tell(args, &question, asked, settings, out)
+}
+
+/// Who asks, and by which policies that is judged.
+#[derive(Debug)]
+struct Asked {
+    workload: Workload,
+    policies: Vec<Policy>,
+    /// What is wrong with policies that would be among them.
+    broken: Vec<String>,
+}
+
+fn tell(
+    args: &ExplainArgs,
+    question: &Question,
+    asked: Asked,
+    settings: Settings,
+    out: &mut dyn Write,
+) -> anyhow::Result<ExitCode> {
+    let Asked {
+        workload,
+        policies,
+        broken,
+    } = asked;
+    let set = PolicySet::build(policies, settings).map_err(LoadErrors::from)?;
     let view = Arc::new(set).view(&workload);
     let address = match &question.host {
         Host::Address(address) => Some(*address),
@@ -72,9 +106,20 @@ pub(super) fn explain(args: &ExplainArgs, out: &mut dyn Write) -> anyhow::Result
         Posture::Audit => "audited",
         Posture::Observe => "observed",
     };
-    writeln!(out, "  workload: {posture}, in namespace {}", workload.namespace)?;
+    let pod = match workload.name.as_str() {
+        "" => String::new(),
+        name => format!(" (pod {name})"),
+    };
+    writeln!(
+        out,
+        "  workload: {posture}, in namespace {}{pod}",
+        workload.namespace
+    )?;
     for policy in view.policies() {
         writeln!(out, "  selected: {policy}")?;
+    }
+    for policy in broken {
+        writeln!(out, "  broken:   {policy}")?;
     }
     Ok(if allowed {
         ExitCode::SUCCESS

@@ -1,12 +1,10 @@
 //! `run`: the daemon.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+mod node;
+mod place;
+mod policies;
+
+use std::{io, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -16,6 +14,7 @@ use tokio::{
     sync::mpsc,
 };
 
+use self::policies::Policies;
 use crate::{
     access_log::{AccessLog, Options},
     cli::RunArgs,
@@ -24,7 +23,7 @@ use crate::{
     enforcer::{Claim, Enforcer, EnforcerSettings, Predecessor, Served, Update},
     instance::Instance,
     kernel,
-    policy::{self, PolicySource, PolicyStore, PolicyWatch},
+    policy::{self, DenialFeed, PolicySet, PolicySource, PolicyStore, Sources},
     proxy::{
         Services,
         dial::{DialSettings, Dialer},
@@ -44,10 +43,9 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let config = configuration(args)?;
     kernel::require()?;
     kernel::require_lasting_pins()?;
-    let cgroup = enforced_cgroup(&config)?;
     raise_descriptor_limit();
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(daemon(config, cgroup, take_over, hold))
+    runtime.block_on(daemon(config, take_over, hold))
 }
 
 /// A tunnel takes two descriptors, and the soft limit is 1024 by default, for the sake of programs that use select(2).
@@ -73,45 +71,52 @@ fn configuration(args: RunArgs) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// The directory of the cgroup to enforce: as it is given, or below the mount.
-fn enforced_cgroup(config: &Config) -> anyhow::Result<PathBuf> {
-    let Some(path) = &config.cgroup else {
-        bail!("which cgroup is to be enforced? give --cgroup PATH, or `cgroup:` in the configuration");
-    };
-    let mount = kernel::find_mount()?;
-    let directory = if path.starts_with(&mount.path) {
-        path.clone()
-    } else {
-        mount.path.join(path.strip_prefix("/").unwrap_or(path))
-    };
-    if !directory.join("cgroup.procs").exists() {
-        bail!(
-            "{} is no cgroup: give a path below {}",
-            path.display(),
-            mount.path.display()
-        );
-    }
-    fs::canonicalize(&directory).with_context(|| format!("cannot open {}", directory.display()))
-}
-
-async fn daemon(config: Config, cgroup: PathBuf, take_over: bool, hold: bool) -> anyhow::Result<ExitCode> {
+async fn daemon(config: Config, take_over: bool, hold: bool) -> anyhow::Result<ExitCode> {
     let mut stop_signals = StopSignals::listen()?;
+    let prepared = async {
+        let mut place = place::find(&config).await?;
+        let followed = match (&config.kubernetes, place.pods.take()) {
+            (Some(entries), Some(root)) => Some(node::follow(entries, &place, root).await?),
+            _ => None,
+        };
+        anyhow::Ok((place, followed))
+    };
+    let (place, followed) = tokio::select! {
+        biased;
+        () = stop_signals.recv() => return Ok(ExitCode::SUCCESS),
+        prepared = prepared => prepared?,
+    };
+    let cgroup = place.cgroup;
     let mut reload_signal = signal(SignalKind::hangup())?;
-    let source = source(&config);
-    // Before the first look at the files, so that no change falls between the two.
-    let mut watch = PolicyWatch::start(source.clone()).context("cannot follow the policy directory")?;
-    let services = services(&config, &source)?;
+    let mut policies = Policies::prepare(&config, followed.as_ref().map(|followed| &followed.node))?;
+    let mut sources = Sources::start(&source(&config), policies.published.take())?;
+    let first = tokio::select! {
+        biased;
+        () = stop_signals.recv() => return Ok(ExitCode::SUCCESS),
+        first = sources.first() => first,
+    };
+    let services = services(&config, first, &policies.denials)?;
     let (log, dns_log) = (services.log.clone(), services.dns.log().clone());
     let claim = claim(&config.instance, &cgroup, take_over)?;
     let settings = EnforcerSettings {
+        mount: place.mount,
         cgroup: cgroup.clone(),
         owns_cgroup: false,
         may_inherit: true,
         mappings: config.mappings(),
+        pods: followed.as_ref().map(|followed| followed.source.clone()),
+        node: followed.as_ref().map(|followed| followed.node.clone()),
         internal: config.internal.clone(),
         ports: config.ports.clone(),
-        services,
+        packet_fence: config.packet_fence,
+        services: Arc::clone(&services),
     };
+    if !config.packet_fence {
+        tracing::warn!(
+            "packetFence is switched off: what packet sockets and TUN devices send, and what address translation inside a \
+             network namespace makes of a packet, is not seen"
+        );
+    }
     let mut enforcer = Enforcer::start(claim, settings)?;
     if hold {
         enforcer.leave(Duration::ZERO).await?;
@@ -119,8 +124,9 @@ async fn daemon(config: Config, cgroup: PathBuf, take_over: bool, hold: bool) ->
     }
     tracing::info!(cgroup = %cgroup.display(), "enforcing");
 
+    let told = policies.tell(services);
     let (updates, mut updated) = mpsc::channel(UPDATES);
-    let reload = watch.reload_handle();
+    let reload = sources.reload_handle();
     let stop = async {
         loop {
             tokio::select! {
@@ -131,7 +137,7 @@ async fn daemon(config: Config, cgroup: PathBuf, take_over: bool, hold: bool) ->
                     dns_log.reopen();
                     reload.request();
                 }
-                loaded = watch.next() => {
+                loaded = sources.next() => {
                     let update = loaded.map_or_else(
                         |errors| Update::BrokenPolicies(errors.to_string()),
                         |set| Update::Policies(Box::new(set)),
@@ -145,10 +151,19 @@ async fn daemon(config: Config, cgroup: PathBuf, take_over: bool, hold: bool) ->
     let mut stop = std::pin::pin!(stop);
     let served = enforcer.serve(&mut updated, stop.as_mut()).await;
     let served = served.context("the kernel's side failed")?;
+    // A successor speaks for the node from now on.
+    drop(told);
     tracing::info!(seconds = config.drain_seconds, "draining");
     let grace = Duration::from_secs(config.drain_seconds);
     if let Served::HandedOver(successor) = served {
-        enforcer.retire(grace, successor, &mut updated, stop).await?;
+        let is_stopped = enforcer
+            .retire(grace, successor, &mut updated, stop.as_mut())
+            .await?;
+        // Its container would be started again, and take the place back from its successor.
+        if config.on_stop == OnStop::Hold && !is_stopped {
+            tracing::info!("nothing is left to do: waiting to be stopped");
+            stop.await;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let mut second_signal = StopSignals::listen()?;
@@ -188,14 +203,15 @@ fn source(config: &Config) -> PolicySource {
     PolicySource::new(settings).with_paths(config.policy_dir.clone())
 }
 
-fn services(config: &Config, source: &PolicySource) -> anyhow::Result<Arc<Services>> {
+fn services(config: &Config, policies: PolicySet, denials: &DenialFeed) -> anyhow::Result<Arc<Services>> {
     let policy = PolicyStore::default();
-    policy.replace(Arc::new(source.load()?));
+    policy.replace(Arc::new(policies));
     let options = Options {
         strip_query_terms: config.strip_query_terms,
         ..Options::default()
     };
     let log = AccessLog::start_with(config.outputs(), &options).context("cannot open the access log")?;
+    let log = log.with_denials(denials.clone());
     let mut resolve = ResolveSettings::default();
     if !config.nameservers.is_empty() {
         resolve.servers = NameServers::List(config.nameservers.clone());
@@ -219,9 +235,11 @@ fn services(config: &Config, source: &PolicySource) -> anyhow::Result<Arc<Servic
     Ok(Arc::new(Services {
         policy,
         dialer: Dialer::new(dial),
-        dns: Forwarder::new(forward, Arc::clone(&names), config.dns.open_log()?),
+        dns: Forwarder::new(forward, Arc::clone(&names), config.dns.open_log()?)
+            .with_denials(denials.clone()),
         names,
         client_first: config.ports.clone(),
+        proxy: config.explicit_proxy(),
         log,
         limits,
     }))

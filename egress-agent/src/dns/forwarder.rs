@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     identity::{Process, Workload},
-    policy::{HostPattern, PolicyView, Verdict},
+    policy::{DenialFeed, HostPattern, PolicyView, Verdict},
 };
 
 /// Addresses in one line of the log.
@@ -61,6 +61,7 @@ pub struct Forwarder {
     upstream: Upstream,
     names: Arc<NameTable>,
     log: DnsLog,
+    denials: DenialFeed,
     waiting: Semaphore,
     counts: Counts,
 }
@@ -137,9 +138,17 @@ impl Forwarder {
             names,
             waiting: Semaphore::new(settings.most_waiting),
             log,
+            denials: DenialFeed::default(),
             counts: Counts::default(),
             settings,
         }
+    }
+
+    /// The same, that tells `denials` of names that are refused.
+    #[must_use]
+    pub fn with_denials(mut self, denials: DenialFeed) -> Self {
+        self.denials = denials;
+        self
     }
 
     /// Answers the query of an enforced workload; `None` for what is no query.
@@ -316,6 +325,9 @@ impl Forwarder {
                 self.counts.failed.fetch_add(1, Ordering::Relaxed);
             }
         }
+        self.denials.tell(asking.workload, &fate.verdict, true, || {
+            Some((question?.host()?.to_string(), None, false))
+        });
         if self.log.wants(fate.verdict.is_allow()) {
             self.write(question, asking, fate, begun, true);
         }

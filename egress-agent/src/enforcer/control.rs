@@ -8,11 +8,14 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-use super::{Enforcer, handover::Channel};
+use super::{Enforcer, Node, handover::Channel};
 use crate::{
     instance::Instance,
+    policy::{InForce, Knowledge, ObjectFact, Origin},
     readiness,
-    status::{Connections, DnsStatus, LogStatus, Status},
+    status::{
+        Connections, DnsStatus, KubernetesStatus, LogStatus, MOST_OBJECTS, PolicyObject, PolicySource, Status,
+    },
 };
 
 /// An asker that does not read must not keep the enforcer from its work.
@@ -70,6 +73,54 @@ pub(super) async fn answer(asked: io::Result<UnixStream>, status: &Status) {
     }
 }
 
+fn kubernetes(node: &Node) -> KubernetesStatus {
+    let (contact, counts) = (node.cluster.contact().status(), node.directory.counts());
+    KubernetesStatus {
+        node: node.cluster.node().to_owned(),
+        api_server: contact.is_answered,
+        api_server_seconds: contact.lasts.as_secs(),
+        api_server_error: contact.error,
+        pods_listed: counts.is_listed,
+        pods: counts.pods as u64,
+        exempt_pods: counts.exempt as u64,
+    }
+}
+
+fn policy_source(origin: &Origin) -> PolicySource {
+    let (knowledge, recalled_from) = match origin.knowledge {
+        Knowledge::NotAsked => ("not_asked", None),
+        Knowledge::Unknown => ("unknown", None),
+        Knowledge::Recalled(saved) => ("recalled", Some(saved.to_string())),
+        Knowledge::Followed => ("followed", None),
+    };
+    let (good, broken): (Vec<_>, Vec<_>) = origin
+        .objects
+        .iter()
+        .partition(|fact| fact.in_force == InForce::Newest);
+    let object = |fact: &ObjectFact| PolicyObject {
+        policy: fact.key.to_string(),
+        generation: fact.generation,
+        in_force: fact.in_force == InForce::Newest,
+        error: match (&fact.error, fact.in_force) {
+            (None, InForce::Newest) => None,
+            (None, in_force) => Some(in_force.to_string()),
+            (Some(error), in_force) => Some(format!("{error}; {in_force}")),
+        },
+    };
+    PolicySource {
+        files: origin.files as u64,
+        objects: origin.objects.len() as u64,
+        knowledge: knowledge.to_owned(),
+        recalled_from,
+        list: broken
+            .into_iter()
+            .chain(good)
+            .take(MOST_OBJECTS)
+            .map(object)
+            .collect(),
+    }
+}
+
 impl Enforcer {
     fn dns_status(&self) -> DnsStatus {
         let dns = &self.services.dns;
@@ -92,6 +143,7 @@ impl Enforcer {
         use std::sync::atomic::Ordering::Relaxed;
         let counts = self.workers.counts();
         let log = self.services.log.status();
+        let policies = self.services.policy.load();
         let kernel = self.reports.counters().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read the kernel's counters");
             std::collections::BTreeMap::new()
@@ -108,10 +160,13 @@ impl Enforcer {
             cgroup: self.cgroup.clone(),
             pins: self.attachment.pin_path().to_path_buf(),
             programs: self.attachment.programs(),
-            policies: self.services.policy.load().counts().policies as u64,
+            policies: policies.counts().policies as u64,
+            policy_source: policy_source(policies.origin()),
             policy_error: self.policy_error.clone(),
             namespaces: self.sites.len() as u64,
             listeners: self.sites.at_home(),
+            fences: self.fences.status(),
+            kubernetes: self.node.as_ref().map(kubernetes),
             connections: Connections {
                 open: counts.open.load(Relaxed),
                 accepted: counts.accepted.load(Relaxed),

@@ -12,14 +12,17 @@ use std::{
 use anyhow::ensure;
 use egress_common::listener::LISTENERS_PER_FAMILY;
 
-use super::{Enforcer, EnforcerSettings, control::Control, reports::Reports, roster::Roster, sites::Sites};
+use super::{
+    Enforcer, EnforcerSettings, control::Control, fences::Fences, members::IdentityChanges, reports::Reports,
+    roster::Roster, sites::Sites,
+};
 use crate::{
     drain::{self, DrainTrigger},
     identity::Identities,
     instance::{Instance, Traces},
     kernel::{
         self, Attachment, CgroupMount, DirectTable, FlowTable, HeldReader, ListenerTable, Settings,
-        WantedReader,
+        VettedTable, WantedReader,
     },
     proxy::{WorkerContext, WorkerCounts, Workers},
 };
@@ -32,11 +35,15 @@ pub(super) struct Parts {
     flows: FlowTable,
     direct: DirectTable,
     sites: Sites,
+    fences: Fences,
     workers: Workers,
     drain: DrainTrigger,
     reports: Reports,
     roster: Roster,
     control: Control,
+    identities: Arc<Identities>,
+    changes: IdentityChanges,
+    exempted: Vec<u64>,
 }
 
 impl Parts {
@@ -47,17 +54,22 @@ impl Parts {
         predecessor: Option<u32>,
     ) -> anyhow::Result<Self> {
         let pins = attachment.pin_path();
-        let mount = kernel::find_mount()?;
-        let mut kernel_settings = Settings::open(pins)?;
-        kernel_settings.internal(&settings.internal)?;
-        kernel_settings.exempt(&exempt_cgroups(&mount, &settings.cgroup, predecessor)?)?;
-        kernel_settings.enforce(fs::metadata(&settings.cgroup)?.ino())?;
-
+        let mount = settings.mount.clone();
         let identities = Arc::new(Identities::new(
-            mount.path,
+            mount.path.clone(),
             settings.cgroup.clone(),
             settings.mappings.clone(),
-        ));
+            settings.pods.clone(),
+        )?);
+        identities.refresh()?;
+        let changes = IdentityChanges::of(&identities);
+        let mut kernel_settings = Settings::open(pins)?;
+        kernel_settings.internal(&settings.internal)?;
+        kernel_settings.proxies(settings.services.proxy.addresses())?;
+        let exempted = exempt_cgroups(&mount, &settings.cgroup, predecessor, &identities)?;
+        kernel_settings.exempt(&exempted)?;
+        kernel_settings.enforce(fs::metadata(&settings.cgroup)?.ino())?;
+
         let mut roster = Roster::open(pins, Arc::clone(&identities), &settings.ports)?;
         roster.enrol(&settings.services.policy.load())?;
         let (drain, watcher) = drain::channel();
@@ -71,6 +83,7 @@ impl Parts {
         let count = thread::available_parallelism()
             .map_or(1, usize::from)
             .min(LISTENERS_PER_FAMILY);
+        settings.services.dialer.pass_fences(VettedTable::open(pins)?);
         let workers = Workers::start(count, pins, &context)?;
         let table = Arc::new(Mutex::new(ListenerTable::open(pins)?));
         let legs = settings.services.dialer.settings().legs;
@@ -81,10 +94,18 @@ impl Parts {
             flows: FlowTable::open(pins)?,
             direct: DirectTable::open(pins)?,
             sites: Sites::new(table, legs, settings.cgroup.clone()),
+            fences: Fences::new(
+                !settings.packet_fence,
+                settings.cgroup.clone(),
+                Arc::clone(&identities),
+            )?,
             workers,
             drain,
             reports: Reports::open(pins)?,
             roster,
+            identities,
+            changes,
+            exempted,
             control: Control::listen(instance, settings.may_inherit)?,
         })
     }
@@ -103,11 +124,15 @@ impl Parts {
             flows,
             direct,
             sites,
+            fences,
             workers,
             drain,
             reports,
             roster,
             control,
+            identities,
+            changes,
+            exempted,
         } = self;
         Enforcer {
             instance,
@@ -118,12 +143,18 @@ impl Parts {
             flows,
             direct,
             sites,
+            fences,
             workers,
             drain,
             reports,
             roster,
             control,
+            mount: from.mount,
             cgroup: from.cgroup,
+            identities,
+            node: from.node,
+            changes,
+            exempted,
             internal: from.internal,
             predecessor: None,
             traces,
@@ -136,12 +167,18 @@ impl Parts {
     }
 }
 
-/// The cgroups whose connects are left alone: the agent's own if it is below the cgroup that it enforces, and that of a
-/// predecessor that drains. Nobody else may be in it, because whoever shares it would be left alone too.
+/// Cgroups that the kernel's table can hold, with room for agents that come and go. Exempt ones beyond are redirected
+/// and pass through the proxy, which is slower.
+const MOST_EXEMPT: usize = kernel::MOST_EXEMPT - 8;
+
+/// The cgroups whose connects are left alone: the agent's own if it is below the cgroup that it enforces, that of a
+/// predecessor that drains, and those of exempt pods. Nobody else may be in an agent's, because whoever shares it would be
+/// left alone too; in a pod it is the container's, which is the agent's alone but for probes.
 pub(super) fn exempt_cgroups(
     mount: &CgroupMount,
     enforced: &Path,
     predecessor: Option<u32>,
+    identities: &Identities,
 ) -> anyhow::Result<Vec<u64>> {
     let agents: Vec<String> = predecessor
         .into_iter()
@@ -161,14 +198,31 @@ pub(super) fn exempt_cgroups(
         }
         let members = fs::read_to_string(own.join("cgroup.procs"))?;
         ensure!(
-            own != enforced
-                && members
-                    .lines()
-                    .all(|member| agents.iter().any(|agent| agent == member)),
+            identities.is_container(&own)
+                || own != enforced
+                    && members
+                        .lines()
+                        .all(|member| agents.iter().any(|agent| agent == member)),
             "the agent is in the enforced cgroup {} together with other processes: start it from another cgroup",
             own.display()
         );
         exempt.push(fs::metadata(&own)?.ino());
     }
+    let all = identities.all().into_iter();
+    let mut pods: Vec<u64> = all
+        .filter(|(_, workload)| workload.is_exempt())
+        .map(|(cgroup, _)| cgroup)
+        .filter(|cgroup| !exempt.contains(cgroup))
+        .collect();
+    pods.sort_unstable();
+    if pods.len() > MOST_EXEMPT {
+        tracing::warn!(
+            cgroups = pods.len(),
+            most = MOST_EXEMPT,
+            "too many exempt cgroups for the kernel's table"
+        );
+        pods.truncate(MOST_EXEMPT);
+    }
+    exempt.extend(pods);
     Ok(exempt)
 }

@@ -24,6 +24,11 @@ pub(super) struct Roster {
     numbers: HashMap<Key, u32>,
     /// What the kernel enforces now, by cgroup.
     members: HashMap<u64, Enrolled>,
+    /// What the policies come to for workloads that are alike: cgroups come and go more often than policies, and ten
+    /// thousand rules take a while.
+    compiled: HashMap<Traits, Arc<Fence>>,
+    /// The policies that `compiled` is made from.
+    compiled_from: Option<Arc<PolicySet>>,
 }
 
 /// A cgroup that the kernel knows.
@@ -39,7 +44,7 @@ pub(super) struct Enrolled {
 type Key = (String, String);
 
 /// What policies can depend on: workloads that are alike share what is enforced on them.
-type Traits = (String, BTreeMap<String, String>, BTreeMap<String, String>);
+type Traits = (String, BTreeMap<String, String>, BTreeMap<String, String>, bool);
 
 impl Roster {
     /// Opens the tables.
@@ -53,6 +58,8 @@ impl Roster {
             web: web.iter().map(|port| *port..=*port).collect(),
             numbers: HashMap::new(),
             members: HashMap::new(),
+            compiled: HashMap::new(),
+            compiled_from: None,
         })
     }
 
@@ -62,12 +69,22 @@ impl Roster {
     /// # Errors
     /// A table is full, or the enforced cgroup is gone; what was in force stays so.
     pub(super) fn enrol(&mut self, set: &Arc<PolicySet>) -> io::Result<bool> {
-        let mut fences: HashMap<Traits, Arc<Fence>> = HashMap::new();
+        if !self
+            .compiled_from
+            .as_ref()
+            .is_some_and(|from| Arc::ptr_eq(from, set))
+        {
+            self.compiled.clear();
+            self.compiled_from = Some(Arc::clone(set));
+        }
+        let mut compiled = HashMap::new();
         let mut members = HashMap::new();
         for (cgroup, workload) in self.identities.refresh()? {
-            let fence = fences
-                .entry(traits(&workload))
-                .or_insert_with(|| Arc::new(set.view(&workload).fence(&self.web)));
+            let traits = traits(&workload);
+            let known = self.compiled.remove(&traits);
+            let fence = compiled
+                .entry(traits)
+                .or_insert_with(|| known.unwrap_or_else(|| Arc::new(set.view(&workload).fence(&self.web))));
             let fence = Arc::clone(fence);
             members.insert(cgroup, Enrolled { workload, fence });
         }
@@ -79,6 +96,7 @@ impl Roster {
             let fence = Arc::clone(&enrolled.fence);
             wanted.insert(*cgroup, Fenced { workload, fence });
         }
+        self.compiled = compiled;
         self.tables.replace(&wanted)?;
         let has_news = members.iter().any(|(cgroup, enrolled)| {
             let before = self.members.get(cgroup).map(|before| &before.fence);
@@ -137,5 +155,6 @@ fn traits(workload: &Workload) -> Traits {
         workload.namespace.clone(),
         workload.namespace_labels.clone(),
         workload.labels.clone(),
+        workload.is_exempt(),
     )
 }

@@ -15,7 +15,8 @@ use tokio::sync::watch;
 
 use super::handover::HandedSite;
 use crate::{
-    kernel::ListenerTable,
+    identity::Identities,
+    kernel::{ListenerTable, children},
     netns::Netns,
     proxy::{
         Site, Stop, Workers,
@@ -112,16 +113,21 @@ impl Sites {
     }
 
     /// Opens the namespaces for which SYNs are held.
-    pub(super) fn open_wanted(&mut self, wanted: &[ListenerWanted], workers: &Workers) {
+    pub(super) fn open_wanted(
+        &mut self,
+        wanted: &[ListenerWanted],
+        workers: &Workers,
+        identities: &Identities,
+    ) {
         for wanted in wanted {
             if self.open.contains_key(&wanted.netns) {
                 continue;
             }
             if wanted.netns == 0 {
-                self.open_announced(wanted, workers);
+                self.open_announced(wanted, workers, identities);
                 continue;
             }
-            let Some(netns) = self.find(wanted) else {
+            let Some(netns) = find(wanted, identities) else {
                 // Its SYN is sent again in a second and asks again, as long as the process lives.
                 tracing::warn!(
                     pid = wanted.pid,
@@ -131,14 +137,32 @@ impl Sites {
             };
             if let Err(error) = self.open_with(netns, workers, None) {
                 tracing::error!(%error, pid = wanted.pid, "cannot listen in a network namespace: its connects stay held");
+                if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
+                    // For the SYN that is sent again in a second. Pods that come and go by the hundred in ten seconds leave
+                    // some 25 descriptors each until the next sweep.
+                    self.close_unused(true);
+                }
             }
         }
     }
 
     /// Opens the namespace of a program that has just begun, if it is a new one. If it cannot be, its first connect will
     /// be held.
-    fn open_announced(&mut self, wanted: &ListenerWanted, workers: &Workers) {
-        let path = format!("/proc/{}/ns/net", wanted.pid);
+    fn open_announced(&mut self, wanted: &ListenerWanted, workers: &Workers, identities: &Identities) {
+        // Before the program says its first word, and while its cgroup is there for sure: it may be gone when the agent
+        // accepts its connection.
+        drop(identities.of(wanted.cgroup));
+        let members = members(wanted.cgroup, identities);
+        let own = wanted.pid.to_string();
+        // A pid of the root namespace is another process's, or nobody's, where the agent has one of its own (kind).
+        let Some(pid) = members
+            .iter()
+            .find(|member| **member == own)
+            .or_else(|| members.first())
+        else {
+            return;
+        };
+        let path = namespace_of(pid);
         let Ok(inode) = fs::metadata(&path).map(|namespace| namespace.ino()) else {
             return;
         };
@@ -146,7 +170,7 @@ impl Sites {
         if self.open.values().any(|open| open.inode == inode) {
             return;
         }
-        let opened = Netns::open(Path::new(&path)).and_then(|netns| {
+        let opened = Netns::open(&path).and_then(|netns| {
             if self.open.contains_key(&netns.cookie()) {
                 return Ok(());
             }
@@ -158,7 +182,7 @@ impl Sites {
     }
 
     /// Answers queries that were asked in namespaces without a name service, once they have one.
-    pub(super) fn answer_held(&mut self, held: Vec<HeldQuery>, workers: &Workers) {
+    pub(super) fn answer_held(&mut self, held: Vec<HeldQuery>, workers: &Workers, identities: &Identities) {
         for query in held {
             let wanted = ListenerWanted {
                 netns: query.asker.netns,
@@ -166,7 +190,7 @@ impl Sites {
                 pid: query.asker.pid,
                 reserved: 0,
             };
-            self.open_wanted(&[wanted], workers);
+            self.open_wanted(&[wanted], workers, identities);
             if let Some(open) = self.open.get(&query.asker.netns) {
                 workers.answer(query, &open.site, open.stop.subscribe());
             }
@@ -246,6 +270,10 @@ impl Sites {
     /// Closes those in which no member of the enforced cgroup is left. A listener keeps its namespace alive, so without
     /// this every namespace would stay for ever.
     pub(super) fn close_abandoned(&mut self) {
+        self.close_unused(false);
+    }
+
+    fn close_unused(&mut self, at_once: bool) {
         if self.open.values().all(|open| open.keep) {
             return;
         }
@@ -253,7 +281,7 @@ impl Sites {
         collect_members(&self.cgroup, &mut members);
         self.open.retain(|cookie, open| {
             let unused = !open.keep && !members.contains_key(&open.inode);
-            let abandoned = unused && open.unused;
+            let abandoned = unused && (at_once || open.unused);
             open.unused = unused;
             if abandoned {
                 tracing::debug!(cookie, "closing the listeners of an abandoned network namespace");
@@ -341,33 +369,34 @@ impl Sites {
     fn lock_table(&self) -> MutexGuard<'_, ListenerTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// The namespace that a held connect was made in: by the process that made it, else by another one of its cgroup.
-    /// The cookie proves that it is the right one; /proc/PID/ns/net may show another meanwhile.
-    fn find(&self, wanted: &ListenerWanted) -> Option<Netns> {
-        let matching = |pid: &str| {
-            let netns = Netns::open(&namespace_of(pid)).ok()?;
-            (netns.cookie() == wanted.netns).then_some(netns)
-        };
-        if let Some(netns) = matching(&wanted.pid.to_string()) {
-            return Some(netns);
-        }
-        let directory = directory_of(&self.cgroup, wanted.cgroup)?;
-        let pids = fs::read_to_string(directory.join("cgroup.procs")).ok()?;
-        pids.lines().find_map(matching)
-    }
+/// The namespace that a held connect was made in: by the process that made it, else by another one of its cgroup. The
+/// cookie proves that it is the right one; /proc/PID/ns/net may show another meanwhile.
+fn find(wanted: &ListenerWanted, identities: &Identities) -> Option<Netns> {
+    let matching = |pid: &str| {
+        let netns = Netns::open(&namespace_of(pid)).ok()?;
+        (netns.cookie() == wanted.netns).then_some(netns)
+    };
+    matching(&wanted.pid.to_string()).or_else(|| {
+        members(wanted.cgroup, identities)
+            .iter()
+            .find_map(|pid| matching(pid))
+    })
+}
+
+/// The processes of a cgroup, as this process counts them.
+fn members(cgroup: u64, identities: &Identities) -> Vec<String> {
+    let directory = identities.place(cgroup);
+    let pids = directory.and_then(|directory| fs::read_to_string(directory.join("cgroup.procs")).ok());
+    pids.iter()
+        .flat_map(|pids| pids.lines())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn duplicates(listeners: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
     listeners.iter().map(TcpListener::try_clone).collect()
-}
-
-/// The directory below `root` whose inode, that is cgroup id, is `id`.
-fn directory_of(root: &Path, id: u64) -> Option<PathBuf> {
-    if fs::metadata(root).ok()?.ino() == id {
-        return Some(root.to_path_buf());
-    }
-    children(root).find_map(|child| directory_of(&child, id))
 }
 
 /// Adds the inodes of the network namespaces of all processes in `cgroup` and below, each with one of its processes.
@@ -383,15 +412,6 @@ fn collect_members(cgroup: &Path, members: &mut HashMap<u64, String>) {
     }
 }
 
-fn namespace_of(pid: &str) -> PathBuf {
+pub(super) fn namespace_of(pid: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/ns/net"))
-}
-
-fn children(directory: &Path) -> impl Iterator<Item = PathBuf> {
-    fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok)
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
 }

@@ -140,6 +140,8 @@ impl Enforcer {
     fn put_in_force(&mut self) -> anyhow::Result<()> {
         self.attachment.attach()?;
         self.purge();
+        self.review_fences();
+        self.attachment.remove_stale_fences()?;
         if self.traces.layout != LAYOUT {
             self.traces.layout = LAYOUT;
             self.instance.note(&self.traces)?;

@@ -1,14 +1,22 @@
-//! Cgroup ids to workloads, on a machine without Kubernetes: by configured cgroup paths.
+//! Cgroup ids to workloads: by configured cgroup paths on a machine without Kubernetes, by pods on a node.
+//!
+//! A cgroup is resolved when somebody asks: at the first connect, or at the first execve(2) in it, which the kernel
+//! announces. A watch for new cgroups would only be late or early; the id of a cgroup leads to its directory at any time
+//! as long as it exists, so there is no window to close.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::{Duration, Instant},
 };
 
-use super::Workload;
+use tokio::sync::{Semaphore, watch};
+
+use super::{PodDirectory, PodUid, Workload, cgroup_path, cgroup_path::Part, workload::PodFacts};
+use crate::kernel::{CgroupTree, children};
 
 /// A cgroup (with all below it) and the workload that it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,59 +27,139 @@ pub struct Mapping {
     pub workload: Workload,
 }
 
+/// Where pods are found.
+#[derive(Debug, Clone)]
+pub struct PodSource {
+    /// The kubelet's root cgroup: the enforced one, or one below it.
+    pub root: PathBuf,
+    /// The pods of this node.
+    pub directory: Arc<PodDirectory>,
+    /// Whether static pods are left alone: the kubelet has them from files of the node, so whoever makes one is root there.
+    pub exempt_static: bool,
+    /// How long to wait for a pod that is not known yet.
+    pub patience: Duration,
+}
+
 /// Looks workloads up by cgroup id. A cgroup id is never reused before the next boot (`kernfs_node_id` is a counter),
-/// so what was found stays true.
+/// so where a cgroup is stays true.
 #[derive(Debug)]
 pub struct Identities {
+    tree: CgroupTree,
     /// Where the cgroup2 hierarchy is mounted.
     mount: PathBuf,
     /// The enforced cgroup; nothing outside it has an identity.
     root: PathBuf,
     /// The longest path that contains a cgroup says what it is.
     mappings: Vec<Mapping>,
-    known: RwLock<HashMap<u64, Arc<Workload>>>,
+    pods: Option<PodSource>,
+    known: RwLock<HashMap<u64, Known>>,
+    /// A number that changes with every cgroup that becomes known and every workload that changes.
+    changes: watch::Sender<u64>,
+    waiting: Semaphore,
 }
 
-/// Most cgroups that are walked for an id; a tree that is larger is not searched to its end.
+#[derive(Debug)]
+struct Known {
+    directory: PathBuf,
+    /// Of which pod, and in which container.
+    pod: Option<(PodUid, Option<String>)>,
+    /// What it was at that version of the pods.
+    workload: Option<Arc<Workload>>,
+    version: u64,
+    /// When it was first seen to have gone.
+    gone: Option<Instant>,
+}
+
+/// Most cgroups that are remembered; those beyond are looked up each time.
 const MOST_CGROUPS: usize = 100_000;
+
+/// How long a cgroup that has gone is remembered: its last connections may still be on their way to the agent.
+const AFTERLIFE: Duration = Duration::from_secs(60);
+
+/// Most connections and queries that wait for pods at a time; further ones are refused at once. A pod that the API server
+/// does not know must not fill the agent's memory.
+const MOST_WAITING: usize = 4096;
 
 impl Identities {
     /// Identities below `root`, a directory below `mount`.
-    #[must_use]
-    pub fn new(mount: PathBuf, root: PathBuf, mut mappings: Vec<Mapping>) -> Self {
+    ///
+    /// # Errors
+    /// The mount cannot be opened.
+    pub fn new(
+        mount: PathBuf,
+        root: PathBuf,
+        mut mappings: Vec<Mapping>,
+        pods: Option<PodSource>,
+    ) -> io::Result<Self> {
         mappings.sort_by_key(|mapping| std::cmp::Reverse(mapping.path.components().count()));
-        Self {
+        Ok(Self {
+            tree: CgroupTree::open(&mount, &root)?,
             mount,
             root,
             mappings,
+            pods,
             known: RwLock::default(),
+            changes: watch::Sender::default(),
+            waiting: Semaphore::new(MOST_WAITING),
+        })
+    }
+
+    /// The workload of a cgroup; `None` if the cgroup is gone, lies outside the enforced one, or is that of a pod that is
+    /// not known. Costs a read lock for a cgroup that was seen before.
+    #[must_use]
+    pub fn of(&self, cgroup: u64) -> Option<Arc<Workload>> {
+        let version = self.version();
+        let known = self.read().get(&cgroup).map(|known| {
+            let is_current = known.version == version;
+            is_current.then(|| known.workload.clone())
+        });
+        match known {
+            Some(Some(workload)) => workload,
+            Some(None) => self.renew(cgroup, version),
+            None => self.learn(cgroup, version),
         }
     }
 
-    /// The workload of a cgroup; `None` if the cgroup is gone or lies outside the enforced one. The first look at a
-    /// cgroup walks the tree (about 10 us for each cgroup in it), later ones take a read lock.
-    #[must_use]
-    pub fn of(&self, cgroup: u64) -> Option<Arc<Workload>> {
-        let known = self
-            .known
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&cgroup)
-            .cloned();
-        if known.is_some() {
-            return known;
+    /// As [`Self::of`], but waits for a pod that is not known yet, as long as the configuration says.
+    pub async fn find(&self, cgroup: u64) -> Option<Arc<Workload>> {
+        let Some(source) = &self.pods else {
+            return self.of(cgroup);
+        };
+        let mut changes = source.directory.changes();
+        if let Some(workload) = self.of(cgroup) {
+            return Some(workload);
         }
-        match self.scan() {
-            Ok(found) => {
-                let workload = found.get(&cgroup).cloned();
-                // Replaced, not extended: cgroups that are gone leave the table.
-                *self.known.write().unwrap_or_else(PoisonError::into_inner) = found;
-                workload
+        let is_pod = self.read().get(&cgroup).is_some_and(|known| known.pod.is_some());
+        let place = self.waiting.try_acquire();
+        if !is_pod || place.is_err() {
+            return None;
+        }
+        let known = async {
+            loop {
+                // Its sender lives as long as the source.
+                changes.changed().await.ok()?;
+                if let Some(workload) = self.of(cgroup) {
+                    return Some(workload);
+                }
             }
-            Err(error) => {
-                tracing::warn!(%error, root = %self.root.display(), "cannot walk the enforced cgroup");
-                None
-            }
+        };
+        tokio::time::timeout(source.patience, known).await.ok().flatten()
+    }
+
+    /// What can be said of a cgroup without identity, for the log: its path, and the UID in it as its name.
+    #[must_use]
+    pub fn stranger(&self, cgroup: u64) -> Workload {
+        let table = self.read();
+        let known = table.get(&cgroup);
+        Workload {
+            name: known
+                .and_then(|known| known.pod.as_ref())
+                .map(|(uid, _)| uid.to_string())
+                .unwrap_or_default(),
+            cgroup: known
+                .map(|known| self.shown(&known.directory))
+                .unwrap_or_default(),
+            ..Workload::default()
         }
     }
 
@@ -80,27 +168,7 @@ impl Identities {
     /// # Errors
     /// The enforced cgroup is gone.
     pub fn refresh(&self) -> io::Result<Vec<(u64, Arc<Workload>)>> {
-        let found = self.scan()?;
-        let all = found.iter().map(|(id, workload)| (*id, Arc::clone(workload)));
-        let all = all.collect();
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = found;
-        Ok(all)
-    }
-
-    /// How many cgroups are known.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    /// Whether no cgroup is known.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn scan(&self) -> io::Result<HashMap<u64, Arc<Workload>>> {
-        let mut found = HashMap::new();
+        let mut found = Vec::new();
         let mut waiting = vec![self.root.clone()];
         while let Some(directory) = waiting.pop() {
             if found.len() >= MOST_CGROUPS {
@@ -116,95 +184,209 @@ impl Identities {
                 Err(error) if directory == self.root => return Err(error),
                 Err(_gone) => continue,
             };
-            found.insert(id, Arc::new(self.workload_at(&directory)));
-            let Ok(entries) = fs::read_dir(&directory) else {
-                continue;
-            };
-            waiting.extend(
-                entries
-                    .filter_map(Result::ok)
-                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                    .map(|entry| entry.path()),
-            );
+            found.extend(self.of(id).map(|workload| (id, workload)));
+            waiting.extend(children(&directory));
         }
         Ok(found)
     }
 
-    fn workload_at(&self, directory: &Path) -> Workload {
-        let below_root = directory
-            .strip_prefix(&self.root)
-            .unwrap_or_else(|_outside| Path::new(""));
-        let below_mount = directory.strip_prefix(&self.mount).unwrap_or(directory);
-        let cgroup = format!("/{}", below_mount.display());
-        match self
+    /// Every cgroup that is known, with its workload.
+    #[must_use]
+    pub fn all(&self) -> Vec<(u64, Arc<Workload>)> {
+        let cgroups: Vec<u64> = self.read().keys().copied().collect();
+        let each = cgroups.into_iter();
+        each.filter_map(|cgroup| Some((cgroup, self.of(cgroup)?)))
+            .collect()
+    }
+
+    /// Tells of cgroups that become known; [`PodDirectory::changes`] tells of pods.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The pods, if there are pods.
+    #[must_use]
+    pub fn directory(&self) -> Option<&PodDirectory> {
+        self.pods.as_ref().map(|source| &*source.directory)
+    }
+
+    /// Whether a directory is a container's cgroup, as a kubelet's runtime made it.
+    #[must_use]
+    pub fn is_container(&self, directory: &Path) -> bool {
+        self.pod_at(directory)
+            .is_some_and(|(_, container)| container.is_some())
+    }
+
+    /// The directory of a cgroup.
+    #[must_use]
+    pub fn place(&self, cgroup: u64) -> Option<PathBuf> {
+        self.tree.find(cgroup)
+    }
+
+    /// Forgets cgroups that have been gone for a while, and the pods of which nothing is left.
+    pub fn sweep(&self, now: Instant) {
+        self.write().retain(|id, known| {
+            let is_there = fs::metadata(&known.directory).is_ok_and(|found| found.ino() == *id);
+            if is_there {
+                known.gone = None;
+                return true;
+            }
+            now.duration_since(*known.gone.get_or_insert(now)) < AFTERLIFE
+        });
+        if let Some(source) = &self.pods
+            && source.directory.has_gone()
+        {
+            let mut alive = pods_below(&source.root);
+            let remembered = self.read();
+            alive.extend(
+                remembered
+                    .values()
+                    .filter_map(|known| Some(known.pod.as_ref()?.0)),
+            );
+            drop(remembered);
+            source.directory.forget(&alive);
+        }
+    }
+
+    /// How many cgroups are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.read().len()
+    }
+
+    /// Whether no cgroup is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn learn(&self, cgroup: u64, version: u64) -> Option<Arc<Workload>> {
+        let directory = self.tree.find(cgroup)?;
+        let pod = self.pod_at(&directory);
+        let workload = self.workload_at(&directory, pod.as_ref()).map(Arc::new);
+        let mut known = self.write();
+        if known.len() < MOST_CGROUPS {
+            known.insert(
+                cgroup,
+                Known {
+                    directory,
+                    pod,
+                    workload: workload.clone(),
+                    version,
+                    gone: None,
+                },
+            );
+        }
+        drop(known);
+        self.changes.send_modify(|number| *number += 1);
+        workload
+    }
+
+    fn renew(&self, cgroup: u64, version: u64) -> Option<Arc<Workload>> {
+        let mut table = self.write();
+        let known = table.get_mut(&cgroup)?;
+        let workload = self.workload_at(&known.directory, known.pod.as_ref());
+        // The same value stays the same pointer: connections hold it.
+        if known.workload.as_deref() != workload.as_ref() {
+            known.workload = workload.map(Arc::new);
+        }
+        known.version = version;
+        known.workload.clone()
+    }
+
+    fn version(&self) -> u64 {
+        self.pods.as_ref().map_or(0, |source| source.directory.version())
+    }
+
+    fn pod_at(&self, directory: &Path) -> Option<(PodUid, Option<String>)> {
+        let source = self.pods.as_ref()?;
+        let found = cgroup_path::parse(directory.strip_prefix(&source.root).ok()?)?;
+        let container = match found.part {
+            Part::Container(id) => Some(id.to_owned()),
+            Part::Pod | Part::Monitor => None,
+        };
+        Some((found.uid, container))
+    }
+
+    fn workload_at(&self, directory: &Path, pod: Option<&(PodUid, Option<String>)>) -> Option<Workload> {
+        let cgroup = self.shown(directory);
+        if let (Some(source), Some((uid, container))) = (&self.pods, pod) {
+            return source.workload(*uid, container.as_deref(), cgroup);
+        }
+        let below_root = directory.strip_prefix(&self.root).ok()?;
+        let mapping = self
             .mappings
             .iter()
-            .find(|mapping| below_root.starts_with(&mapping.path))
-        {
-            Some(mapping) => Workload {
+            .find(|mapping| below_root.starts_with(&mapping.path));
+        match mapping {
+            Some(mapping) => Some(Workload {
                 cgroup,
                 ..mapping.workload.clone()
-            },
+            }),
+            // On a node, what is no pod's is nobody's.
+            None if self.pods.is_some() => None,
             // Unmapped: its path is its name, and the namespace that Kubernetes uses by default.
-            None => Workload {
+            None => Some(Workload {
                 namespace: "default".to_owned(),
                 name: cgroup.clone(),
                 cgroup,
                 ..Workload::default()
-            },
+            }),
         }
     }
+
+    /// The path of a cgroup below the mount.
+    fn shown(&self, directory: &Path) -> String {
+        format!(
+            "/{}",
+            directory.strip_prefix(&self.mount).unwrap_or(directory).display()
+        )
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<u64, Known>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<u64, Known>> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PodSource {
+    fn workload(&self, uid: PodUid, container: Option<&str>, cgroup: String) -> Option<Workload> {
+        // By the UID in the path, which only the kubelet writes; the API server's object could claim to be static.
+        let is_exempt = uid.is_hash() && self.exempt_static;
+        match self.directory.workload(uid, container, &cgroup) {
+            Some(mut workload) => {
+                if let Some(pod) = &mut workload.pod {
+                    pod.is_exempt |= is_exempt;
+                }
+                Some(workload)
+            }
+            // The API server itself may be a static pod: it cannot wait for what it would tell.
+            None if is_exempt => Some(Workload {
+                name: uid.to_string(),
+                cgroup,
+                pod: Some(PodFacts::unknown(uid, is_exempt)),
+                ..Workload::default()
+            }),
+            None => None,
+        }
+    }
+}
+
+/// The pods that have a cgroup.
+fn pods_below(root: &Path) -> HashSet<PodUid> {
+    let upper: Vec<PathBuf> = children(root).collect();
+    let lower = upper.iter().flat_map(|directory| children(directory));
+    upper
+        .iter()
+        .cloned()
+        .chain(lower)
+        .filter_map(|directory| Some(cgroup_path::parse(directory.strip_prefix(root).ok()?)?.uid))
+        .collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mapping(path: &str, namespace: &str) -> Mapping {
-        let workload = Workload {
-            namespace: namespace.to_owned(),
-            name: path.to_owned(),
-            ..Workload::default()
-        };
-        Mapping {
-            path: PathBuf::from(path),
-            workload,
-        }
-    }
-
-    /// Directories of any file system have inode numbers; the code under test knows no difference.
-    #[test]
-    fn the_longest_configured_path_names_a_cgroup_and_new_cgroups_are_found() {
-        let mount = tempfile::tempdir().unwrap();
-        let root = mount.path().join("enforced");
-        for path in ["web/one", "batch"] {
-            fs::create_dir_all(root.join(path)).unwrap();
-        }
-        let mappings = vec![mapping("web", "team-web"), mapping("web/one", "team-one")];
-        let identities = Identities::new(mount.path().to_path_buf(), root.clone(), mappings);
-        let id = |path: &str| fs::metadata(root.join(path)).unwrap().ino();
-
-        assert_eq!(identities.of(id("web")).unwrap().namespace, "team-web");
-        let one = identities.of(id("web/one")).unwrap();
-        assert_eq!(
-            (one.namespace.as_str(), one.cgroup.as_str()),
-            ("team-one", "/enforced/web/one")
-        );
-        assert_eq!(identities.of(id("batch")).unwrap().namespace, "default");
-
-        fs::create_dir(root.join("web/later")).unwrap();
-        assert_eq!(identities.of(id("web/later")).unwrap().namespace, "team-web");
-        let outside = fs::metadata(mount.path()).unwrap().ino();
-        assert_eq!(identities.of(outside), None);
-    }
-
-    #[test]
-    fn a_name_that_only_begins_alike_is_another_cgroup() {
-        let mount = tempfile::tempdir().unwrap();
-        let root = mount.path().to_path_buf();
-        fs::create_dir(root.join("webserver")).unwrap();
-        let identities = Identities::new(root.clone(), root.clone(), vec![mapping("web", "team-web")]);
-        let id = fs::metadata(root.join("webserver")).unwrap().ino();
-        assert_eq!(identities.of(id).unwrap().namespace, "default");
-    }
-}
+mod tests;

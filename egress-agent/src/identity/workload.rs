@@ -1,6 +1,8 @@
 //! A workload: what policies select and what the access log names.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
+
+use super::PodUid;
 
 /// A pod, or what stands in for one on a host without Kubernetes: a cgroup with a name and labels.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -15,13 +17,61 @@ pub struct Workload {
     pub labels: BTreeMap<String, String>,
     /// Path of the workload's cgroup below the cgroup2 mount.
     pub cgroup: String,
+    /// What only pods have.
+    pub pod: Option<PodFacts>,
+}
+
+/// What is known of a pod besides its name and labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Its UID: another pod of the same name is another workload.
+    pub uid: PodUid,
+    /// The container that a cgroup belongs to, for the log; empty until the kubelet has told the API server.
+    pub container: String,
+    /// The service account it runs as.
+    pub service_account: String,
+    /// The node it is on.
+    pub node: String,
+    /// Its addresses, in the order of the API server. Those of the node if it is on the host's network.
+    pub addresses: Vec<IpAddr>,
+    /// It has no network namespace of its own.
+    pub host_network: bool,
+    /// The configuration leaves it alone.
+    pub is_exempt: bool,
+}
+
+impl PodFacts {
+    /// A pod of which only the UID is known.
+    pub(super) const fn unknown(uid: PodUid, is_exempt: bool) -> Self {
+        Self {
+            uid,
+            container: String::new(),
+            service_account: String::new(),
+            node: String::new(),
+            addresses: Vec::new(),
+            host_network: false,
+            is_exempt,
+        }
+    }
 }
 
 impl Workload {
-    /// Whether both are one workload: cgroups below a workload's own are parts of it.
+    /// Whether both are one workload: cgroups below a workload's own are parts of it, as are all containers of a pod.
     #[must_use]
     pub fn is_same_as(&self, other: &Self) -> bool {
-        (&self.namespace, &self.name, &self.labels) == (&other.namespace, &other.name, &other.labels)
+        match (&self.pod, &other.pod) {
+            (Some(own), Some(others)) => own.uid == others.uid,
+            (None, None) => {
+                (&self.namespace, &self.name, &self.labels) == (&other.namespace, &other.name, &other.labels)
+            }
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+
+    /// Whether the configuration leaves it alone.
+    #[must_use]
+    pub fn is_exempt(&self) -> bool {
+        self.pod.as_ref().is_some_and(|pod| pod.is_exempt)
     }
 }
 

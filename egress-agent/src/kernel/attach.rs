@@ -1,6 +1,7 @@
 //! Loads the programs, attaches them to a cgroup, pins links and maps, and takes over what an earlier agent has pinned.
 
 mod error;
+mod fence;
 mod mend;
 
 use std::{
@@ -18,18 +19,20 @@ use aya::{
         links::{FdLink, LinkError},
     },
 };
-use egress_common::names::{map, program};
+use egress_common::names::{LAYOUT, map, program};
 
-pub use self::{error::AttachError, mend::Repair};
+use self::fence::Fences;
+pub use self::{error::AttachError, fence::remove_fences, mend::Repair};
 use super::{layout, link::Link, pins::PinDirectory};
 
 /// The programs, compiled by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
 
 /// Every map that is pinned; aya-log's own ring buffer is not.
-const PINNED_MAPS: [&str; 20] = [
+const PINNED_MAPS: [&str; 26] = [
     map::EXEMPT,
     map::INTERNAL,
+    map::PROXIES,
     map::MEMBERS,
     map::BLOCKS,
     map::PORTS,
@@ -44,6 +47,11 @@ const PINNED_MAPS: [&str; 20] = [
     map::HELD,
     map::ENFORCED,
     map::ANNOUNCED,
+    map::FENCES,
+    map::ARRIVALS,
+    map::FRAGMENTS,
+    map::VETTED,
+    map::SENT,
     map::OBSERVED,
     map::EVENTS,
     map::WANTED,
@@ -72,11 +80,19 @@ const PROGRAMS: [&str; 17] = [
     program::CONNECT6,
 ];
 
+/// Attached where a network namespace is fenced.
+const FENCE_PROGRAMS: [&str; 2] = [program::ENTRY, program::FENCE];
+
+/// Tables of the fence and what they shrink to for an agent that is too short-lived to fence anything (`exec`): they are
+/// allocated whole, 11 MiB in the others.
+const SHRUNK_MAPS: [(&str, u32); 3] = [(map::ARRIVALS, 256), (map::SENT, 1024), (map::FRAGMENTS, 256)];
+
 /// Loaded and attached programs. Dropping it leaves the pins, and with them the enforcement, in place.
 #[derive(Debug)]
 pub struct Attachment {
     ebpf: Ebpf,
     links: Vec<Attached>,
+    fences: Fences,
     /// The kernel's numbers of the pinned maps.
     maps: Vec<(&'static str, u32)>,
     pins: PinDirectory,
@@ -118,16 +134,22 @@ impl Attachment {
         for name in PINNED_MAPS {
             loader.map_pin_path(name, pins.path().join(name));
         }
+        if inheritance == Inheritance::None {
+            for (name, size) in SHRUNK_MAPS {
+                loader.map_max_entries(name, size);
+            }
+        }
         let loaded = loader.load(OBJECT).map_err(AttachError::from);
         let loaded = loaded.and_then(|mut ebpf| {
             load_programs(&mut ebpf)?;
             let maps = pinned_maps(pins.path())?;
-            Ok((ebpf, maps))
+            Ok((ebpf, maps, Fences::open(pins.path())?))
         });
         match loaded {
-            Ok((ebpf, maps)) => Ok(Self {
+            Ok((ebpf, maps, fences)) => Ok(Self {
                 ebpf,
                 maps,
+                fences,
                 links: Vec::new(),
                 pins,
                 cgroup: cgroup.to_path_buf(),
@@ -157,6 +179,7 @@ impl Attachment {
             let program = link.state().map_err(pinning(name))?.program;
             self.links.push(Attached { name, link, program });
         }
+        self.adopt_fences();
         if let Err(error) = self.watch_exec() {
             tracing::warn!(%error, "cannot see programs start: the first lookup in a new network namespace may fail");
         }
@@ -204,11 +227,16 @@ impl Attachment {
     /// # Errors
     /// A pin that could not be removed.
     pub fn remove(self) -> io::Result<()> {
+        self.remove_filters();
         let Self {
-            ebpf, links, pins, ..
+            ebpf,
+            links,
+            fences,
+            pins,
+            ..
         } = self;
         let result = pins.remove();
-        drop(links);
+        drop((links, fences));
         drop(ebpf);
         result
     }
@@ -226,7 +254,7 @@ impl Attachment {
         let Ok(link) = Link::open(&self.path_of(name)) else {
             return Ok(None);
         };
-        if link.state().map_err(pinning(name))?.cgroup != cgroup {
+        if link.state().map_err(pinning(name))?.target != cgroup {
             return Ok(None);
         }
         let program = self.program(name)?.fd().map_err(failed(name))?;
@@ -260,7 +288,8 @@ impl Attachment {
     /// Removes pins of programs and maps that this version does not have. Last, when nothing depends on them.
     fn remove_strangers(&self) -> Result<(), AttachError> {
         for name in self.pins.names().map_err(pinning("pins"))? {
-            if PROGRAMS.contains(&name.as_str()) || PINNED_MAPS.contains(&name.as_str()) {
+            let is_ours = PROGRAMS.contains(&name.as_str()) || PINNED_MAPS.contains(&name.as_str());
+            if is_ours || fence::is_pin(&name) {
                 continue;
             }
             tracing::info!(
@@ -290,13 +319,19 @@ fn inherit(instance: &str, cgroup: &Path, layout: u32) -> Result<(PinDirectory, 
     let is_elsewhere = |name: &&str| {
         Link::open(&pins.path().join(name))
             .and_then(|link| link.state())
-            .is_ok_and(|state| state.cgroup != 0 && state.cgroup != id)
+            .is_ok_and(|state| state.target != 0 && state.target != id)
     };
     // To take them from there would set its members free.
     if PROGRAMS.iter().any(is_elsewhere) {
         return Err(AttachError::ElsewhereInForce(pins.path().to_path_buf()));
     }
-    match layout::discard_unusable(pins.path(), OBJECT, &PINNED_MAPS, layout) {
+    // Filters are found by the table of fences, which is about to go; links are replaced by way of their pins.
+    let kept = if layout == LAYOUT {
+        Ok(())
+    } else {
+        remove_fences(pins.path())
+    };
+    match kept.and_then(|()| layout::discard_unusable(pins.path(), OBJECT, &PINNED_MAPS, layout)) {
         Ok(()) => Ok((pins, true)),
         Err(error) => Err(AttachError::Adopt {
             path: pins.path().to_path_buf(),
@@ -307,7 +342,7 @@ fn inherit(instance: &str, cgroup: &Path, layout: u32) -> Result<(PinDirectory, 
 
 /// Hands every program to the verifier; nothing is in force by that.
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), AttachError> {
-    for name in PROGRAMS {
+    for name in PROGRAMS.into_iter().chain(FENCE_PROGRAMS) {
         let program = ebpf.program_mut(name).ok_or(AttachError::Missing(name))?;
         let loaded = if let Program::CgroupSockAddr(program) = program {
             program.load()
@@ -316,6 +351,8 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), AttachError> {
         } else if let Program::CgroupSkb(program) = program {
             program.load()
         } else if let Program::SockOps(program) = program {
+            program.load()
+        } else if let Program::SchedClassifier(program) = program {
             program.load()
         } else {
             return Err(AttachError::Missing(name));

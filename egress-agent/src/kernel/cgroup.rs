@@ -1,6 +1,13 @@
 //! Where the cgroup2 hierarchy is mounted and where in it a process is.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+use super::cgroup_tree;
 
 /// The cgroup2 hierarchy: alone, or the `unified` mount of a host that also has version 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,7 +16,11 @@ pub struct CgroupMount {
     pub path: PathBuf,
 }
 
-/// Finds the cgroup2 mount by its file system type, which is the only thing that all hosts agree on.
+/// Where the first process may have it.
+const HOSTS: [&str; 2] = ["/proc/1/root/sys/fs/cgroup", "/proc/1/root/sys/fs/cgroup/unified"];
+
+/// Finds the cgroup2 mount by its file system type, which is the only thing that all hosts agree on. In a container that
+/// sees several it is the one that shows most: the container's own shows nothing but the container.
 ///
 /// # Errors
 /// /proc is missing, or there is no such mount ([`io::ErrorKind::NotFound`], with what to do).
@@ -40,15 +51,47 @@ pub fn cgroup_of(mount: &CgroupMount, process: &str) -> io::Result<PathBuf> {
     let cgroups = fs::read_to_string(format!("/proc/{process}/cgroup"))?;
     let path =
         unified_path(&cgroups).ok_or_else(|| io::Error::other("the process is in no cgroup2 cgroup"))?;
+    let pid = match process {
+        "self" => std::process::id().to_string(),
+        other => other.to_owned(),
+    };
     let directory = mount.path.join(path.trim_start_matches('/'));
-    // In a container with a cgroup namespace but the host's mount the two do not fit together.
-    if path.starts_with("/..") || !directory.is_dir() {
-        return Err(io::Error::other(format!(
-            "the cgroup {path} is not visible below {}",
-            mount.path.display()
-        )));
+    if !path.starts_with("/..") && has_member(&directory, &pid) {
+        return Ok(directory);
     }
-    Ok(directory)
+    // In a container with a cgroup namespace but the host's mount the two do not fit together: `/` is then the container's
+    // own cgroup, deep below the mount's root.
+    cgroup_tree::walk(&mount.path, |directory| has_member(directory, &pid)).ok_or_else(|| {
+        let is_there = fs::exists(format!("/proc/{process}")).unwrap_or(true);
+        io::Error::new(
+            if is_there {
+                io::ErrorKind::Other
+            } else {
+                io::ErrorKind::NotFound
+            },
+            format!(
+                "the cgroup {path} of process {pid} is not visible below {}",
+                mount.path.display()
+            ),
+        )
+    })
+}
+
+fn has_member(directory: &Path, pid: &str) -> bool {
+    fs::read_to_string(directory.join("cgroup.procs"))
+        .is_ok_and(|members| members.lines().any(|member| member == pid))
+}
+
+/// The cgroup2 mount as the first process sees it: the host's, for a container that shares its process ids and into which
+/// nobody has mounted it.
+#[must_use]
+pub fn first_process_mount() -> Option<CgroupMount> {
+    let is_cgroup2 =
+        |path: &Path| statfs(path).is_ok_and(|status| status.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    let found = HOSTS.iter().map(Path::new).find(|path| is_cgroup2(path));
+    found.map(|path| CgroupMount {
+        path: path.to_path_buf(),
+    })
 }
 
 /// Every mount point of a file system type.
@@ -64,13 +107,21 @@ pub fn mount_points(kind: &str) -> io::Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// First mount point of the whole of a file system of a type in the text of /proc/PID/mountinfo (proc(5)): the type follows the `-`.
+/// Mount point of the whole of a file system of a type in the text of /proc/PID/mountinfo (proc(5)): the type follows the
+/// `-`. Of several the one whose root is the furthest above that of this process's cgroup namespace, and of those the first.
 fn mount_of_type(mountinfo: &str, kind: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (root, point) = mount_point(line, kind)?;
+    let mut best: Option<(usize, PathBuf)> = None;
+    for (root, point) in mountinfo.lines().filter_map(|line| mount_point(line, kind)) {
         // A bind mount of a part of it would hide the rest.
-        (root == "/" || root.starts_with("/..")).then_some(point)
-    })
+        if root != "/" && !root.starts_with("/..") {
+            continue;
+        }
+        let above = root.split('/').filter(|part| *part == "..").count();
+        if best.as_ref().is_none_or(|(most, _)| above > *most) {
+            best = Some((above, point));
+        }
+    }
+    best.map(|(_, point)| point)
 }
 
 /// Root and mount point of a line of mountinfo, if it is of that type.
@@ -116,6 +167,19 @@ mod tests {
         assert_eq!(
             mount_of_type(v2, "cgroup2"),
             Some(PathBuf::from("/sys/fs/cgroup"))
+        );
+    }
+
+    /// A DaemonSet's pod with a cgroup namespace of its own and the host's /sys/fs/cgroup below /host.
+    #[test]
+    fn a_container_prefers_the_hosts_mount_to_its_own() {
+        let container = "\
+40 30 0:30 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw
+41 30 0:30 /../../../.. /host/sys/fs/cgroup rw - cgroup2 cgroup2 rw
+42 30 0:30 /../.. /elsewhere rw - cgroup2 cgroup2 rw";
+        assert_eq!(
+            mount_of_type(container, "cgroup2"),
+            Some(PathBuf::from("/host/sys/fs/cgroup"))
         );
     }
 

@@ -15,9 +15,10 @@ use std::{
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const LINK_CREATE: libc::c_int = 28;
 const LINK_UPDATE: libc::c_int = 29;
 
-/// An attachment to a cgroup. Closing it detaches nothing as long as it is pinned.
+/// An attachment to a cgroup or to an interface. Closing it detaches nothing as long as it is pinned.
 #[derive(Debug)]
 pub(super) struct Link {
     fd: OwnedFd,
@@ -30,8 +31,17 @@ pub(super) struct LinkState {
     pub(super) id: u32,
     /// The kernel's number of the program that it runs.
     pub(super) program: u32,
-    /// Id of the cgroup; 0 once it is detached, by force or because the cgroup is gone.
-    pub(super) cgroup: u64,
+    /// Id of the cgroup, or index of the interface; 0 once it is detached, by force or because that is gone.
+    pub(super) target: u64,
+}
+
+/// Which packets of an interface a program sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// Those that the interface receives: BPF_TCX_INGRESS.
+    Ingress = 46,
+    /// Those that it sends: BPF_TCX_EGRESS.
+    Egress = 47,
 }
 
 /// `struct { __aligned_u64 pathname; __u32 bpf_fd; ... }` of `union bpf_attr`.
@@ -59,7 +69,23 @@ struct LinkUpdate {
     old_program: u32,
 }
 
-/// The beginning of `struct bpf_link_info`, with the member `cgroup` of its union.
+/// `struct { __u32 prog_fd; __u32 target_ifindex; __u32 attach_type; __u32 flags; ... } link_create` with its member `tcx`.
+#[repr(C)]
+struct LinkCreate {
+    program: u32,
+    interface: u32,
+    attach_type: u32,
+    flags: u32,
+    relative: u32,
+    reserved: u32,
+    expected_revision: u64,
+}
+
+/// BPF_F_BEFORE: without another program to be before, it is before all.
+const BEFORE_ALL: u32 = 1 << 3;
+
+/// The beginning of `struct bpf_link_info`, with the member `cgroup` of its union; the member `tcx` begins with the index
+/// of the interface and is as long as the first field of `cgroup`.
 #[repr(C)]
 #[derive(Default)]
 struct LinkInfo {
@@ -67,7 +93,7 @@ struct LinkInfo {
     id: u32,
     program: u32,
     reserved: u32,
-    cgroup: u64,
+    target: u64,
     attach_type: u32,
     reserved_too: u32,
 }
@@ -96,6 +122,28 @@ impl Link {
         // A map or a program may be pinned there instead: it has no such information.
         link.state()?;
         Ok(link)
+    }
+
+    /// Attaches a program to an interface of the agent's network namespace, before all that are there (Linux 6.6).
+    pub(super) fn to_interface(
+        program: BorrowedFd<'_>,
+        interface: u32,
+        direction: Direction,
+    ) -> io::Result<Self> {
+        let mut attributes = LinkCreate {
+            program: number(program),
+            interface,
+            attach_type: direction as u32,
+            flags: BEFORE_ALL,
+            relative: 0,
+            reserved: 0,
+            expected_revision: 0,
+        };
+        // SAFETY: no pointers.
+        let fd = unsafe { bpf(LINK_CREATE, &mut attributes) }?;
+        // SAFETY: the kernel has just made this descriptor for us alone.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { fd })
     }
 
     /// Pins it at `path`, instead of whatever is pinned there now and without a moment in which nothing is.
@@ -138,19 +186,24 @@ impl Link {
         };
         // SAFETY: the kernel writes at most `length` bytes of plain numbers to `info`, which lives until after the call.
         unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attributes) }?;
-        if info.kind != CGROUP_LINK {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
+        let [a, b, c, d, ..] = info.target.to_ne_bytes();
+        let target = match info.kind {
+            CGROUP_LINK => info.target,
+            TCX_LINK => u64::from(u32::from_ne_bytes([a, b, c, d])),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        };
         Ok(LinkState {
             id: info.id,
             program: info.program,
-            cgroup: info.cgroup,
+            target,
         })
     }
 }
 
 /// BPF_LINK_TYPE_CGROUP.
 const CGROUP_LINK: u32 = 3;
+/// BPF_LINK_TYPE_TCX.
+const TCX_LINK: u32 = 11;
 
 fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)

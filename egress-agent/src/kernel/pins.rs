@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -69,7 +69,16 @@ pub fn bpffs_root() -> Result<PathBuf, PinError> {
 /// See [`PinError::NotTheHosts`].
 pub fn require_lasting() -> Result<(), PinError> {
     if is_bpffs(Path::new(BPFFS)) {
-        return Ok(());
+        // Without the right to look at the first process's mounts, what is mounted has to do: nothing but a volume puts one
+        // into a container.
+        let first = format!("/proc/1/root{BPFFS}");
+        let device = |path: &str| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+        let is_another = is_bpffs(Path::new(&first)) && device(&first) != device(BPFFS);
+        return if is_another {
+            Err(PinError::NotTheHosts)
+        } else {
+            Ok(())
+        };
     }
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt"));
     match (namespace("self"), namespace("1")) {

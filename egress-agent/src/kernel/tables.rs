@@ -1,11 +1,22 @@
 //! The maps that the agent writes and reads, typed.
 
-use std::{collections::HashSet, fmt, io, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::HashSet,
+    fmt, io,
+    net::SocketAddr,
+    os::fd::AsRawFd,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key};
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, SkStorage, lpm_trie::Key};
 use egress_common::{
+    address::Endpoint,
     counter::{self, Counter},
+    decide::TCP,
     dns::Asker,
+    fence::Vetted,
     flow::{Flow, FlowKey},
     listener::Listeners,
     names::map,
@@ -17,6 +28,12 @@ use nix::time::{ClockId, clock_gettime};
 /// Longer than a connection can wait for its accept: a SYN is retried for 127 s at most (tcp_syn_retries).
 const STALE: Duration = Duration::from_secs(120);
 
+/// Cgroups that can be left alone: the size of the kernel's table.
+pub const MOST_EXEMPT: usize = 4096;
+
+/// Addresses of the explicit proxy that there can be: the size of the kernel's table.
+pub const MOST_PROXIES: usize = 64;
+
 /// A map could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("map {name}: {error}")]
@@ -26,11 +43,12 @@ pub struct TableError {
     error: Box<MapError>,
 }
 
-/// What the programs are told besides policies: exempt cgroups, internal prefixes.
+/// What the programs are told besides policies: exempt cgroups, internal prefixes, the explicit proxy's addresses.
 #[derive(Debug)]
 pub struct Settings {
     exempt: HashMap<MapData, u64, u32>,
     internal: LpmTrie<MapData, [u8; 16], u32>,
+    proxies: HashMap<MapData, Endpoint, u32>,
     enforced: HashMap<MapData, u64, u32>,
 }
 
@@ -52,6 +70,12 @@ pub struct QueryTable {
     map: HashMap<MapData, FlowKey, Asker>,
 }
 
+/// The agent's own sockets in network namespaces that may be fenced: where they may go.
+#[derive(Debug)]
+pub struct VettedTable {
+    map: Mutex<SkStorage<MapData, Vetted>>,
+}
+
 /// The kernel's counters, summed over CPUs.
 pub struct Counts {
     map: PerCpuArray<MapData, u64>,
@@ -68,6 +92,7 @@ impl Settings {
             internal: open(pins, map::INTERNAL)
                 .map(Map::LpmTrie)
                 .and_then(|opened| LpmTrie::try_from(opened).map_err(at(map::INTERNAL)))?,
+            proxies: hash(pins, map::PROXIES)?,
             enforced: hash(pins, map::ENFORCED)?,
         })
     }
@@ -119,6 +144,26 @@ impl Settings {
             if !wanted.contains(&(key.prefix_len(), key.data())) {
                 self.internal.remove(&key).map_err(at(map::INTERNAL))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Takes exactly these addresses for the explicit proxy's. An unspecified one stands for all of its family.
+    ///
+    /// # Errors
+    /// The table is full, or cannot be read.
+    pub fn proxies(&mut self, addresses: &[SocketAddr]) -> Result<(), TableError> {
+        let wanted: Vec<Endpoint> = addresses.iter().copied().map(Endpoint::from).collect();
+        for address in &wanted {
+            self.proxies.insert(address, 1, 0).map_err(at(map::PROXIES))?;
+        }
+        let present: Vec<Endpoint> = self
+            .proxies
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(at(map::PROXIES))?;
+        for address in present.iter().filter(|address| !wanted.contains(address)) {
+            self.proxies.remove(address).map_err(at(map::PROXIES))?;
         }
         Ok(())
     }
@@ -261,6 +306,32 @@ impl QueryTable {
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(at(map::QUERIES)(error)),
         }
+    }
+}
+
+impl VettedTable {
+    /// Opens the pinned map.
+    ///
+    /// # Errors
+    /// See [`TableError`].
+    pub fn open(pins: &Path) -> Result<Self, TableError> {
+        let map = Map::SkStorage(open(pins, map::VETTED)?);
+        Ok(Self {
+            map: Mutex::new(SkStorage::try_from(map).map_err(at(map::VETTED))?),
+        })
+    }
+
+    /// Lets a TCP socket out, to `destination` alone. Costs a microsecond.
+    ///
+    /// # Errors
+    /// The kernel has no memory.
+    pub fn let_out(&self, socket: &impl AsRawFd, destination: SocketAddr) -> Result<(), TableError> {
+        let vetted = Vetted {
+            destination: destination.into(),
+            protocol: TCP,
+        };
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        map.insert(socket, vetted, 0).map_err(at(map::VETTED))
     }
 }
 

@@ -9,12 +9,14 @@ use super::{
     address::{Block, canonical},
     host_pattern::HostPattern,
     name::{DomainName, Host},
+    object::ObjectKey,
     ports::PortSet,
     problem::Place,
     request::{PathDoubt, RequestPattern, normal_path},
     selector::Group,
     verdict::{PolicyKind, RuleId},
 };
+use crate::identity::Workload;
 
 /// A document that was found good, or the patterns of the command line.
 #[derive(Debug, Clone)]
@@ -173,6 +175,53 @@ impl Policy {
             ceiling: None,
             private_answers: Vec::new(),
         }
+    }
+
+    /// The policy of an object that cannot be read: it allows nothing to whom it selects, and if it `forbids`, no other
+    /// policy does.
+    pub(super) fn closed(key: &ObjectKey, group: Group, forbids: bool) -> Self {
+        let ceiling = forbids.then(|| Ceiling {
+            id: Arc::new(RuleId {
+                kind: key.kind,
+                namespace: key.namespace.clone(),
+                policy: key.name.clone(),
+                list: "ceiling",
+                index: None,
+            }),
+            place: None,
+            rules: Vec::new(),
+        });
+        Self {
+            kind: key.kind,
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            place: None,
+            group,
+            egress: Vec::new(),
+            deny: Vec::new(),
+            ceiling,
+            private_answers: Vec::new(),
+        }
+    }
+
+    /// Which policy it is.
+    #[must_use]
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey {
+            kind: self.kind,
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
+    }
+
+    /// Whether it selects the workload.
+    #[must_use]
+    pub fn selects(&self, workload: &Workload) -> bool {
+        let is_here = match self.kind {
+            PolicyKind::EgressPolicy => self.namespace == workload.namespace,
+            PolicyKind::ClusterEgressPolicy | PolicyKind::CommandLine => true,
+        };
+        is_here && self.group.selector.selects(workload)
     }
 
     /// How many rules it has, in all its lists.

@@ -1,7 +1,7 @@
 //! All policies, indexed, immutable.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
@@ -11,8 +11,11 @@ use super::{
     document::Mode,
     index::{GroupIndex, NameIndex, NetIndex},
     name::DomainName,
+    object::ObjectKey,
+    objects::ObjectFact,
     ports::PortSet,
     problem::Place,
+    published::Knowledge,
     rule::{Asked, Policy, Rule, Subject},
     verdict::{PolicyKind, RuleId},
     view::PolicyView,
@@ -28,6 +31,20 @@ pub struct PolicySet {
     namespace_numbers: HashMap<String, usize>,
     ports_by_domain: PortSet,
     counts: Counts,
+    origin: Origin,
+}
+
+/// Where a set comes from, and what could not be taken into it.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// How many policies are from files and the command line.
+    pub files: usize,
+    /// Why the newest files are not in it.
+    pub file_errors: Option<String>,
+    /// How much is known of the API server's policies.
+    pub knowledge: Knowledge,
+    /// The objects of the API server.
+    pub objects: Vec<ObjectFact>,
 }
 
 /// What holds for a whole set.
@@ -85,7 +102,7 @@ pub(super) struct Scope {
 /// What `explain` tells of a policy.
 #[derive(Debug)]
 pub(super) struct PolicyFact {
-    pub(super) title: String,
+    pub(super) key: ObjectKey,
     pub(super) place: Option<Place>,
     pub(super) group: usize,
     pub(super) rules: usize,
@@ -117,11 +134,7 @@ struct IndexedCeiling {
 
 impl Default for PolicySet {
     fn default() -> Self {
-        let settings = Settings {
-            unselected: Unselected::Enforce,
-            audit: false,
-        };
-        Self::of_distinct(BTreeMap::new(), settings)
+        Self::denying(Settings::default())
     }
 }
 
@@ -134,29 +147,39 @@ impl PolicySet {
         policies: impl IntoIterator<Item = Policy>,
         settings: Settings,
     ) -> Result<Self, Vec<Duplicate>> {
-        let mut distinct = BTreeMap::<_, Policy>::new();
-        let mut duplicates = Vec::new();
-        for policy in policies {
-            let identity = (policy.kind, policy.namespace.clone(), policy.name.clone());
-            match distinct.get(&identity) {
-                Some(first) => duplicates.push(Duplicate {
-                    policy: title(&policy),
-                    first: first.place.clone(),
-                    second: policy.place.clone(),
-                }),
-                None => {
-                    distinct.insert(identity, policy);
-                }
-            }
+        let policies: Vec<Policy> = policies.into_iter().collect();
+        let duplicates = duplicates(&policies);
+        if !duplicates.is_empty() {
+            return Err(duplicates);
         }
-        if duplicates.is_empty() {
-            Ok(Self::of_distinct(distinct, settings))
-        } else {
-            Err(duplicates)
-        }
+        let distinct = policies.into_iter().map(|policy| (policy.key(), policy));
+        Ok(Self::of_distinct(distinct.collect(), settings))
     }
 
-    fn of_distinct(policies: BTreeMap<(PolicyKind, String, String), Policy>, settings: Settings) -> Self {
+    /// A set without policies that denies everything, but in audit.
+    #[must_use]
+    pub fn denying(settings: Settings) -> Self {
+        let settings = Settings {
+            unselected: Unselected::Enforce,
+            ..settings
+        };
+        Self::of_distinct(BTreeMap::new(), settings)
+    }
+
+    /// The same with word of where it comes from.
+    #[must_use]
+    pub fn with_origin(mut self, origin: Origin) -> Self {
+        self.origin = origin;
+        self
+    }
+
+    /// Where it comes from.
+    #[must_use]
+    pub const fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    fn of_distinct(policies: BTreeMap<ObjectKey, Policy>, settings: Settings) -> Self {
         let counts = Counts {
             policies: policies.len(),
             rules: policies.values().map(Policy::rule_count).sum(),
@@ -171,9 +194,9 @@ impl PolicySet {
         );
         let mut cluster = Vec::new();
         let mut by_namespace = BTreeMap::<String, Vec<Policy>>::new();
-        for ((kind, namespace, _), policy) in policies {
-            match kind {
-                PolicyKind::EgressPolicy => by_namespace.entry(namespace).or_default().push(policy),
+        for (key, policy) in policies {
+            match key.kind {
+                PolicyKind::EgressPolicy => by_namespace.entry(key.namespace).or_default().push(policy),
                 PolicyKind::ClusterEgressPolicy | PolicyKind::CommandLine => cluster.push(policy),
             }
         }
@@ -185,6 +208,7 @@ impl PolicySet {
             namespace_numbers,
             ports_by_domain,
             counts,
+            origin: Origin::default(),
         }
     }
 
@@ -221,6 +245,18 @@ impl PolicySet {
             .find_map(|scope| scope.place(id))
     }
 
+    /// The policies that select the workload, also those that are set aside for it.
+    pub fn selecting(&self, workload: &Workload) -> impl Iterator<Item = &ObjectKey> {
+        let namespace = self
+            .namespace_number(&workload.namespace)
+            .and_then(|number| self.namespace(number));
+        namespace.into_iter().chain([&self.cluster]).flat_map(|scope| {
+            let groups = scope.groups.select(workload);
+            let selected = move |fact: &&PolicyFact| groups.binary_search(&fact.group).is_ok();
+            scope.policies.iter().filter(selected).map(|fact| &fact.key)
+        })
+    }
+
     pub(super) const fn cluster(&self) -> &Scope {
         &self.cluster
     }
@@ -244,7 +280,7 @@ impl Scope {
                 continue;
             };
             scope.policies.push(PolicyFact {
-                title: title(&policy),
+                key: policy.key(),
                 place: policy.place.clone(),
                 group,
                 rules: policy.rule_count(),
@@ -452,13 +488,26 @@ impl RuleIndex {
 
 /// `EgressPolicy horizons/allow`.
 fn title(policy: &Policy) -> String {
-    let slash = if policy.namespace.is_empty() { "" } else { "/" };
-    format!(
-        "{} {}{slash}{}",
-        policy.kind.as_str(),
-        policy.namespace,
-        policy.name
-    )
+    policy.key().to_string()
+}
+
+/// Every policy that is there twice.
+pub(super) fn duplicates(policies: &[Policy]) -> Vec<Duplicate> {
+    let mut first = BTreeMap::<ObjectKey, &Policy>::new();
+    let mut duplicates = Vec::new();
+    for policy in policies {
+        match first.entry(policy.key()) {
+            Entry::Occupied(known) => duplicates.push(Duplicate {
+                policy: title(policy),
+                first: known.get().place.clone(),
+                second: policy.place.clone(),
+            }),
+            Entry::Vacant(free) => {
+                free.insert(policy);
+            }
+        }
+    }
+    duplicates
 }
 
 #[cfg(test)]

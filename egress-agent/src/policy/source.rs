@@ -16,7 +16,7 @@ use super::{
     host_pattern::HostPattern,
     problem::{LoadError, LoadErrors, Place, Position, Step},
     rule::Policy,
-    set::{Duplicate, PolicySet, Settings},
+    set::{self, Duplicate, PolicySet, Settings},
     yaml::{self, Located, Node},
 };
 
@@ -76,12 +76,20 @@ impl PolicySource {
         &self.paths
     }
 
-    /// Reads everything.
+    /// Reads everything, as a set.
+    ///
+    /// # Errors
+    /// As [`Self::load_policies`].
+    pub fn load(&self) -> Result<PolicySet, LoadErrors> {
+        Ok(PolicySet::build(self.load_policies()?, self.settings)?)
+    }
+
+    /// Reads everything. No two of the policies have one name.
     ///
     /// # Errors
     /// Every error of every file: one broken file fails the whole, because a set that lacks its denials would allow too
     /// much.
-    pub fn load(&self) -> Result<PolicySet, LoadErrors> {
+    pub fn load_policies(&self) -> Result<Vec<Policy>, LoadErrors> {
         let mut policies = Vec::new();
         let mut errors = Vec::new();
         for file in self.files()? {
@@ -96,7 +104,17 @@ impl PolicySource {
         if !self.patterns.is_empty() {
             policies.push(Policy::of_command_line(self.patterns.clone()));
         }
-        Ok(PolicySet::build(policies, self.settings)?)
+        let duplicates = set::duplicates(&policies);
+        if !duplicates.is_empty() {
+            return Err(duplicates.into());
+        }
+        Ok(policies)
+    }
+
+    /// What holds for the whole set.
+    #[must_use]
+    pub const fn settings(&self) -> Settings {
+        self.settings
     }
 
     /// Reads every file for itself.

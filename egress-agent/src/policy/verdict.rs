@@ -30,7 +30,7 @@ pub struct RuleId {
 }
 
 /// The kinds of policy document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum PolicyKind {
     /// Namespaced.
     EgressPolicy,

@@ -61,6 +61,12 @@ impl PolicyView {
             (false, false, false, Unselected::Enforce) => Posture::Enforce,
             (false, false, false, Unselected::Observe) => Posture::Observe,
         };
+        // The kernel leaves it alone as soon as the agent has told it; until then its connections come here.
+        let posture = if workload.is_exempt() {
+            Posture::Observe
+        } else {
+            posture
+        };
         Self {
             posture,
             namespace,
@@ -194,7 +200,7 @@ impl PolicyView {
                         .as_ref()
                         .map(|place| format!(" ({place})"))
                         .unwrap_or_default();
-                    titles.push(format!("{}{place}, {} rules", fact.title, fact.rules));
+                    titles.push(format!("{}{place}, {} rules", fact.key, fact.rules));
                 }
             }
         }

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{problem::LoadErrors, set::PolicySet, source::PolicySource};
+use super::{problem::LoadErrors, rule::Policy, source::PolicySource};
 
 /// A change is read when nothing more has changed for this long: editors and `git checkout` write in several steps, and
 /// in between a file can be empty.
@@ -84,12 +84,12 @@ impl PolicyWatch {
         }
     }
 
-    /// Waits for a change or a request, and reads the files: every good set is given, every broken state given and
+    /// Waits for a change or a request, and reads the files: every good state is given, every broken state given and
     /// logged once. What was in force before a broken state is to stay so. Cancelling loses nothing: the next call begins where this one was.
     ///
     /// # Errors
     /// What is broken, if it is not what the last call told.
-    pub async fn next(&mut self) -> Result<PolicySet, LoadErrors> {
+    pub async fn next(&mut self) -> Result<Vec<Policy>, LoadErrors> {
         loop {
             if !self.pending {
                 tokio::select! {
@@ -103,15 +103,10 @@ impl PolicyWatch {
             let loaded = self.read().await;
             self.pending = false;
             match loaded {
-                Ok(set) => {
-                    let counts = set.counts();
-                    tracing::info!(
-                        policies = counts.policies,
-                        rules = counts.rules,
-                        "policies loaded"
-                    );
+                Ok(policies) => {
+                    tracing::info!(policies = policies.len(), "policy files loaded");
                     self.known_errors = None;
-                    return Ok(set);
+                    return Ok(policies);
                 }
                 Err(errors) if self.known_errors.as_ref() == Some(&errors) => {}
                 Err(errors) => {
@@ -131,10 +126,10 @@ impl PolicyWatch {
 
     /// Reads the files, beside the runtime because that blocks. They are followed anew each time, before they are read: a
     /// directory may have been replaced by another one.
-    async fn read(&mut self) -> Result<PolicySet, LoadErrors> {
+    async fn read(&mut self) -> Result<Vec<Policy>, LoadErrors> {
         let source = self.source.clone();
         let signals = Arc::clone(&self.signals);
-        let work = tokio::task::spawn_blocking(move || (follow(&source, &signals), source.load()));
+        let work = tokio::task::spawn_blocking(move || (follow(&source, &signals), source.load_policies()));
         let (watcher, loaded) = work.await.map_err(|error| LoadErrors::unread(&error))?;
         match watcher {
             Ok(watcher) => self.watcher = watcher,

@@ -273,7 +273,7 @@ fn position(location: Location) -> Position {
     }
 }
 
-fn steps(path: &serde_path_to_error::Path) -> Vec<Step> {
+pub(super) fn steps(path: &serde_path_to_error::Path) -> Vec<Step> {
     path.iter()
         .map(|segment| match segment {
             Segment::Seq { index } => Step::Index(*index),

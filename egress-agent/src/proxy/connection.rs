@@ -7,15 +7,16 @@ use std::{
 };
 
 use super::{
-    dial::{DialError, Dialer, Dialled, PrivateAnswers},
+    dial::{DialError, Dialer, Dialled, PrivateAnswers, Sought},
+    explicit::ExplicitProxy,
     limits::Limits,
 };
 use crate::{
     access_log::{AccessLog, AddressRelation, Asked, Carrier, Ending, Protocol, Record},
     dns::{Forwarder, NameTable},
-    identity::{Process, Workload},
+    identity::{Identities, Process, Workload},
     netns::Netns,
-    policy::{Host, PolicyStore, PolicyView, Posture, Verdict},
+    policy::{self, Host, PolicyStore, PolicyView, Posture, RequestFacts, Verdict},
 };
 
 /// What every connection needs; one per agent.
@@ -29,6 +30,8 @@ pub struct Services {
     pub names: Arc<NameTable>,
     /// The ports on which the client speaks first, whatever it speaks; on others the server may.
     pub client_first: Vec<u16>,
+    /// Where connections are ones to the explicit proxy.
+    pub proxy: ExplicitProxy,
     /// Answers what workloads ask of name servers.
     pub dns: Forwarder,
     /// Takes the records.
@@ -48,16 +51,31 @@ pub struct Connection {
     pub accepted_at: jiff::Timestamp,
     /// The workload's own address and port, as its peers would see it.
     pub client: SocketAddr,
-    /// The address it dialled.
+    /// The address it dialled, or in a tunnel by CONNECT the one that was dialled for it.
     pub original: SocketAddr,
-    /// Who it is.
+    /// How it says where it wants to go.
+    pub via: Via,
+    /// Who it is, as it was known when the connection was accepted.
     pub workload: Arc<Workload>,
+    /// Where to look for what it is now, and under which cgroup.
+    pub identity: Option<(Arc<Identities>, u64)>,
     /// The process that dialled.
     pub process: Process,
     /// The socket was made in another workload than the one that connected it: always refused.
     pub foreign: bool,
     /// Where upstream sockets are made.
     pub route: Route,
+}
+
+/// How a workload says where it wants to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Via {
+    /// By dialling it: the connect was redirected.
+    Connect,
+    /// By asking the explicit proxy, for each request anew.
+    Proxy,
+    /// By CONNECT to this host: nobody else may be named in the tunnel.
+    Tunnel(Host),
 }
 
 /// Where and how an upstream socket is made, so that it leaves as the workload's own would have.
@@ -72,11 +90,21 @@ pub struct Route {
 }
 
 impl Connection {
-    /// The policy view for the next verdict: taken anew for each request, so that a new policy set reaches connections
-    /// that are kept alive.
+    /// The policy view for the next verdict: taken anew for each request, so that a new policy set and new labels of the
+    /// workload reach connections that are kept alive.
     #[must_use]
     pub fn view(&self) -> PolicyView {
-        self.services.policy.load().view(&self.workload)
+        self.services.policy.load().view(&self.workload_now())
+    }
+
+    /// Who it is now: with the labels of now, and with the container's name, which is known later than the pod.
+    fn workload_now(&self) -> Arc<Workload> {
+        let now = self
+            .identity
+            .as_ref()
+            .and_then(|(identities, cgroup)| identities.of(*cgroup));
+        now.filter(|now| now.is_same_as(&self.workload))
+            .unwrap_or_else(|| Arc::clone(&self.workload))
     }
 
     /// Whether nothing may pass now because it could not be logged.
@@ -98,20 +126,75 @@ impl Connection {
         }
     }
 
+    /// What `view` says of `host` and `port`, and of a request to it.
+    #[must_use]
+    pub fn judge(
+        &self,
+        view: &PolicyView,
+        host: &Host,
+        port: u16,
+        request: Option<RequestFacts<'_>>,
+    ) -> Verdict {
+        let address = match (&self.via, host) {
+            (Via::Proxy, Host::Address(address)) => *address,
+            (Via::Connect | Via::Proxy | Via::Tunnel(_), _) => self.original.ip(),
+        };
+        let target = policy::Target {
+            host,
+            port,
+            address,
+            request,
+        };
+        match self.via {
+            // Nobody has dialled an address of the name yet: the one at hand is the proxy's own.
+            Via::Proxy => view.judge_undialled(&target),
+            Via::Connect | Via::Tunnel(_) => view.judge(&target),
+        }
+    }
+
+    /// What the workload has said of the address that it wants.
+    #[must_use]
+    pub const fn sought(&self) -> Sought {
+        match self.via {
+            Via::Proxy => Sought::Named {
+                by_ipv4: self.original.is_ipv4(),
+            },
+            Via::Connect | Via::Tunnel(_) => Sought::Dialled(self.original),
+        }
+    }
+
+    /// The connection inside a tunnel to `host`, for which `dialled` was dialled: as if the workload had dialled that
+    /// itself, but for the name, which it has to keep to.
+    #[must_use]
+    pub fn within(&self, host: Host, dialled: SocketAddr) -> Self {
+        Self {
+            services: Arc::clone(&self.services),
+            accepted: Instant::now(),
+            accepted_at: jiff::Timestamp::now(),
+            client: self.client,
+            original: dialled,
+            via: Via::Tunnel(host),
+            identity: self.identity.clone(),
+            workload: Arc::clone(&self.workload),
+            process: self.process.clone(),
+            foreign: self.foreign,
+            route: self.route.clone(),
+        }
+    }
+
     /// Dials an allowed host for this connection, within what `view` allows it to resolve to.
     ///
     /// # Errors
     /// See [`DialError`].
-    pub async fn dial(&self, host: &Host, view: &PolicyView) -> Result<Dialled, DialError> {
+    pub async fn dial(&self, host: &Host, port: u16, view: &PolicyView) -> Result<Dialled, DialError> {
         let private = match host {
             Host::Name(name) if view.private_answers_allowed(name) => PrivateAnswers::Allowed,
             Host::Name(_) | Host::Address(_) => PrivateAnswers::Refused,
         };
-        let port = self.original.port();
         let refused = |address| view.refused_answer(address, port).map(|verdict| verdict.outcome);
         let dialer = &self.services.dialer;
         dialer
-            .dial_unless(host, port, self.original, &self.route, private, refused)
+            .dial_unless(host, port, self.sought(), &self.route, private, refused)
             .await
     }
 
@@ -123,7 +206,7 @@ impl Connection {
             duration: self.accepted.elapsed(),
             client: self.client,
             original: self.original,
-            workload: Arc::clone(&self.workload),
+            workload: self.workload_now(),
             process: self.process.clone(),
             carrier: Carrier::TCP,
             protocol: Protocol::Unknown,

@@ -9,7 +9,8 @@ mod socket;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -27,6 +28,7 @@ use super::{
 use crate::{
     access_log::AddressRelation,
     dns::private,
+    kernel::VettedTable,
     netns::Netns,
     policy::{DomainName, Host},
     race::staggered,
@@ -58,6 +60,18 @@ pub enum PrivateAnswers {
     Allowed,
 }
 
+/// What a workload has said of the address that it wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sought {
+    /// It dialled this one.
+    Dialled(SocketAddr),
+    /// None: it named a host to the explicit proxy, which it dialled by IPv4 or IPv6.
+    Named {
+        /// IPv4.
+        by_ipv4: bool,
+    },
+}
+
 /// How upstream sockets come about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DialSettings {
@@ -78,6 +92,8 @@ pub struct DialSettings {
 pub struct Dialer {
     settings: DialSettings,
     resolver: Resolver,
+    /// Lets its sockets through the fences of network namespaces, once there are any.
+    vetted: OnceLock<VettedTable>,
 }
 
 /// A connected upstream socket.
@@ -89,6 +105,17 @@ pub struct Dialled {
     pub address: SocketAddr,
     /// Whether the address that the workload dialled belongs to the name.
     pub relation: AddressRelation,
+}
+
+impl Sought {
+    /// Whose family comes first.
+    fn hint(self) -> IpAddr {
+        match self {
+            Self::Dialled(address) => address.ip().to_canonical(),
+            Self::Named { by_ipv4: true } => Ipv4Addr::UNSPECIFIED.into(),
+            Self::Named { by_ipv4: false } => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
 }
 
 impl Default for DialSettings {
@@ -108,7 +135,16 @@ impl Dialer {
     #[must_use]
     pub fn new(settings: DialSettings) -> Self {
         let resolver = Resolver::new(settings.resolve.clone());
-        Self { settings, resolver }
+        Self {
+            settings,
+            resolver,
+            vetted: OnceLock::new(),
+        }
+    }
+
+    /// Lets upstream sockets through the fences of network namespaces from now on. The first call counts.
+    pub fn pass_fences(&self, vetted: VettedTable) {
+        drop(self.vetted.set(vetted));
     }
 
     /// The settings in force.
@@ -117,7 +153,7 @@ impl Dialer {
         &self.settings
     }
 
-    /// Dials `host` on `port` for a workload that dialled `original`. `private` is the policy's word on the name.
+    /// Dials `host` on `port` for a workload that wants `sought`. `private` is the policy's word on the name.
     ///
     /// # Errors
     /// See [`DialError`].
@@ -125,11 +161,11 @@ impl Dialer {
         &self,
         host: &Host,
         port: u16,
-        original: SocketAddr,
+        sought: Sought,
         route: &Route,
         private: PrivateAnswers,
     ) -> Result<Dialled, DialError> {
-        self.dial_unless(host, port, original, route, private, |_| None)
+        self.dial_unless(host, port, sought, route, private, |_| None)
             .await
     }
 
@@ -142,7 +178,7 @@ impl Dialer {
         &self,
         host: &Host,
         port: u16,
-        original: SocketAddr,
+        sought: Sought,
         route: &Route,
         private: PrivateAnswers,
         refused: impl Fn(IpAddr) -> Option<Outcome>,
@@ -150,11 +186,8 @@ impl Dialer {
         let mut timed_out = DialError::new(Outcome::LookupFailed);
         let work = async {
             let candidates = match host {
-                Host::Address(address) => Candidates::literal(*address, original)?.without(refused)?,
-                Host::Name(name) => {
-                    let original = original.ip().to_canonical();
-                    self.candidates(name, original, private, refused).await?
-                }
+                Host::Address(address) => Candidates::literal(*address, sought)?.without(refused)?,
+                Host::Name(name) => self.candidates(name, sought, private, refused).await?,
             };
             timed_out = silence(&candidates, port);
             self.race(candidates, port, route).await
@@ -187,24 +220,24 @@ impl Dialer {
     async fn candidates(
         &self,
         name: &DomainName,
-        original: IpAddr,
+        sought: Sought,
         private: PrivateAnswers,
         refused: impl Fn(IpAddr) -> Option<Outcome>,
     ) -> Result<Candidates, DialError> {
-        let answer = self.resolver.lookup(name, original).await;
-        if self.settings.mode == DialMode::Original {
+        let answer = self.resolver.lookup(name, sought.hint()).await;
+        if let (DialMode::Original, Sought::Dialled(original)) = (self.settings.mode, sought) {
             let known = answer.map(|answer| answer.addresses).unwrap_or_default();
-            let relation = Candidates::of_name(known, original).relation;
-            return Candidates::one(original, relation).without(refused);
+            let relation = Candidates::of_name(known, sought).relation;
+            return Candidates::one(original.ip().to_canonical(), relation).without(refused);
         }
         let private_answer = |address| {
             let is_private = private::is_private(address) && !self.is_internal(address);
             (is_private && private == PrivateAnswers::Refused).then_some(Outcome::PrivateAnswer)
         };
-        Candidates::of_name(answer.map_err(unresolved)?.addresses, original)
+        Candidates::of_name(answer.map_err(unresolved)?.addresses, sought)
             .without(private_answer)?
             .without(refused)?
-            .pinned(original, self.settings.mode == DialMode::Strict)
+            .pinned(sought, self.settings.mode == DialMode::Strict)
     }
 
     fn is_internal(&self, address: IpAddr) -> bool {
@@ -219,7 +252,7 @@ impl Dialer {
         let relation = candidates.relation;
         let attempts = staggered(candidates.addresses, ATTEMPT_DELAY, async |address| {
             let address = SocketAddr::new(address, port);
-            let connected = socket::connect(address, route, &self.settings.legs).await;
+            let connected = socket::connect(address, route, &self.settings.legs, self.vetted.get()).await;
             connected
                 .map(|stream| Dialled {
                     stream,

@@ -19,11 +19,13 @@ mod interim;
 mod judge;
 mod lane;
 mod observed;
+mod proxied;
 pub mod target;
 mod upgrade;
 mod upstream;
 
 pub use observed::{Observed, observe};
+pub use proxied::{Opened, Promised};
 
 use std::sync::Arc;
 
@@ -37,6 +39,8 @@ use crate::{access_log::Protocol, drain::DrainWatcher};
 /// per request goes to the log, also when this future is dropped. Once `drain` starts, the requests under way are served
 /// and no further ones are waited for.
 ///
+/// A CONNECT to the explicit proxy ends it with what has been opened, which the caller has to go on with.
+///
 /// The future is not `Send`: client and origin legs stay on one worker.
 pub async fn serve(
     connection: Arc<Connection>,
@@ -44,16 +48,19 @@ pub async fn serve(
     prefix: Bytes,
     protocol: Protocol,
     drain: DrainWatcher,
-) {
+) -> Option<Opened> {
     if let Err(error) = stream.set_nodelay(true) {
         // It only costs time.
         tracing::debug!(%error, "TCP_NODELAY");
     }
     match protocol {
         Protocol::Http1 => h1::serve(connection, stream, prefix, drain).await,
-        Protocol::Http2 => h2::serve(connection, stream, prefix, drain).await,
+        Protocol::Http2 => {
+            h2::serve(connection, stream, prefix, drain).await;
+            None
+        }
         // Not HTTP: nobody asks for it, and nothing may pass unjudged.
-        Protocol::Tls | Protocol::Unknown => drop(stream),
+        Protocol::Tls | Protocol::Unknown => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What becomes of an accepted connection: by how its workload is treated, then by what its first bytes are.
 
+mod explicit;
 mod observe;
 mod tls;
 mod unnamed;
@@ -10,7 +11,7 @@ use egress_common::{dns, outcome::Outcome};
 use tokio::net::TcpStream;
 
 use super::{
-    connection::Connection,
+    connection::{Connection, Via},
     http, name_service,
     read_head::{Head, Opening, Unreadable, read_head},
     refuse,
@@ -31,6 +32,8 @@ pub(super) async fn serve(connection: Arc<Connection>, stream: TcpStream, drain:
         Posture::Enforce if connection.must_be_unlogged() => {
             deny_unread(&connection, stream, Outcome::Unlogged);
         }
+        // Nobody else can serve these, however the workload is treated.
+        _ if connection.via == Via::Proxy => explicit::serve(connection, stream, drain).await,
         Posture::Enforce if connection.original.port() == dns::PORT => {
             name_service::converse(&connection, stream, drain).await;
         }
@@ -42,6 +45,11 @@ pub(super) async fn serve(connection: Arc<Connection>, stream: TcpStream, drain:
 /// Refuses a connection for which there is no room.
 pub(super) fn overload(connection: &Connection, stream: TcpStream) {
     deny_unread(connection, stream, Outcome::Overload);
+}
+
+/// Refuses a connection of somebody who has not become known in time.
+pub(super) fn unknown_workload(connection: &Connection, stream: TcpStream) {
+    deny_unread(connection, stream, Outcome::UnknownWorkload);
 }
 
 async fn enforce(connection: Arc<Connection>, mut stream: TcpStream, drain: DrainWatcher) {
@@ -66,7 +74,8 @@ async fn enforce(connection: Arc<Connection>, mut stream: TcpStream, drain: Drai
             let protocol = opening.protocol();
             // The HTTP lane writes a record for each request, and one of its own if no request comes.
             pending.discard();
-            http::serve(connection, stream, received, protocol, drain).await;
+            let opened = http::serve(connection, stream, received, protocol, drain).await;
+            debug_assert!(opened.is_none(), "CONNECT is for the proxy alone");
         }
         Opening::Unreadable(why) => unreadable(stream, why, pending).await,
     }

@@ -111,18 +111,29 @@ impl NameService {
             Ok(permit) if answering.len() < UNDER_WAY => permit,
             Ok(_) | Err(_) => return dns.drop_one(),
         };
-        let identities = &self.context.identities;
-        let asked = match self.site.explain_query(peer, self.slot, queries, identities) {
-            Ok(asked) => asked,
+        // At once: the kernel's table is one of the queries that were asked last.
+        let asker = match self.site.asker(peer, queries) {
+            Ok(asker) => asker,
             Err(why) => {
                 tracing::debug!(%peer, ?why, "dropped an unexplained query");
                 return dns.drop_one();
             }
         };
         let (socket, site) = (Rc::clone(socket), Arc::clone(&self.site));
-        let services = Arc::clone(&self.context.services);
+        let (services, identities) = (
+            Arc::clone(&self.context.services),
+            Arc::clone(&self.context.identities),
+        );
+        let slot = self.slot;
         answering.spawn_local(async move {
             let _permit = permit;
+            let asked = match Site::identify(&asker, slot, &identities).await {
+                Ok(asked) => asked,
+                Err(why) => {
+                    tracing::debug!(%peer, ?why, "dropped an unexplained query");
+                    return services.dns.drop_one();
+                }
+            };
             if let Some(reply) = answer(&query, &asked, peer, &site, &services).await
                 && let Err(error) = socket.send_to(&reply, peer).await
             {
@@ -136,7 +147,7 @@ impl NameService {
 pub(super) async fn answer_held(held: &HeldQuery, site: &Site, context: &WorkerContext) {
     let slot = usize::try_from(held.slot).unwrap_or(usize::MAX);
     let length = usize::try_from(held.length).unwrap_or(usize::MAX);
-    let asked = Site::identify(&held.asker, slot, &context.identities);
+    let asked = Site::identify(&held.asker, slot, &context.identities).await;
     let (Ok(asked), Some(query)) = (asked, held.query.get(..length)) else {
         return context.services.dns.drop_one();
     };

@@ -11,7 +11,7 @@ use std::{
 use egress_common::{dns::Asker, listener::Listeners};
 
 use super::{
-    connection::{Connection, Route, Services},
+    connection::{Connection, Route, Services, Via},
     dial::Dialer,
     listener,
 };
@@ -43,12 +43,22 @@ pub struct Asked {
     pub resolver: SocketAddr,
 }
 
-/// Why an accepted connection is not served.
+/// A connection that a redirected connect explains.
+#[derive(Debug)]
+pub struct Explained {
+    /// The connection.
+    pub connection: Connection,
+    /// Whether its cgroup has an identity: one outside the enforced cgroup has none, nor has one that is gone, nor a pod that
+    /// the API server has not told in time. Such a connection is to be refused.
+    pub is_known: bool,
+}
+
+/// Why a connection or a query is not served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unexplained {
     /// No redirected connect belongs to it: somebody dialled the listener directly.
     NoFlow,
-    /// Its cgroup has no identity: outside the enforced cgroup, or gone.
+    /// Its cgroup has no identity, or its socket was made in another workload.
     UnknownWorkload,
 }
 
@@ -95,19 +105,21 @@ impl Site {
         *self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Explains a connection from `peer` that was accepted at `listener`: takes its flow and names its workload.
+    /// Explains a connection from `peer` that was accepted at `listener`: takes its flow and names its workload. Waits, for
+    /// a while, for a pod that is not known yet.
     ///
     /// # Errors
     /// There is no explanation; the connection must be closed.
-    pub fn explain(
+    pub async fn explain(
         &self,
         peer: SocketAddr,
         listener: SocketAddr,
         flows: &RefCell<FlowTable>,
-        identities: &Identities,
+        identities: &Arc<Identities>,
         services: &Arc<Services>,
-    ) -> Result<Connection, Unexplained> {
-        let flow = match flows.borrow_mut().take(self.netns.cookie(), peer, listener) {
+    ) -> Result<Explained, Unexplained> {
+        let taken = flows.borrow_mut().take(self.netns.cookie(), peer, listener);
+        let flow = match taken {
             Ok(Some(flow)) => flow,
             Ok(None) => return Err(Unexplained::NoFlow),
             Err(error) => {
@@ -115,16 +127,29 @@ impl Site {
                 return Err(Unexplained::NoFlow);
             }
         };
-        let workload = identities.of(flow.cgroup).ok_or(Unexplained::UnknownWorkload)?;
+        let (accepted, accepted_at) = (Instant::now(), jiff::Timestamp::now());
+        let found = identities.find(flow.cgroup).await;
+        let is_known = found.is_some();
+        let workload = found.unwrap_or_else(|| Arc::new(identities.stranger(flow.cgroup)));
         let foreign = is_foreign(flow.birth_cgroup, flow.cgroup, &workload, identities);
         let original = flow.destination.socket_addr();
+        let via = if services.proxy.is_at(original) {
+            Via::Proxy
+        } else {
+            Via::Connect
+        };
         let bound = (!peer.ip().is_loopback()).then(|| peer.ip());
-        Ok(Connection {
+        let connection = Connection {
             services: Arc::clone(services),
-            accepted: Instant::now(),
-            accepted_at: jiff::Timestamp::now(),
-            client: SocketAddr::new(bound.unwrap_or_else(|| self.source_for(original)), peer.port()),
+            accepted,
+            accepted_at,
+            client: SocketAddr::new(
+                bound.unwrap_or_else(|| self.source_for(original, &workload)),
+                peer.port(),
+            ),
             original,
+            identity: Some((Arc::clone(identities), flow.cgroup)),
+            via,
             workload,
             process: process(flow.pid, flow.uid, &flow.command),
             foreign,
@@ -133,22 +158,17 @@ impl Site {
                 source: bound,
                 device: (flow.device != 0).then_some(flow.device),
             },
-        })
+        };
+        Ok(Explained { connection, is_known })
     }
 
-    /// Explains a query: who asked from `peer`, and which name server it asked, `slot` being the place where it came in.
+    /// Who asked from `peer`, as the kernel noted it.
     ///
     /// # Errors
     /// There is no explanation; the query must be dropped.
-    pub fn explain_query(
-        &self,
-        peer: SocketAddr,
-        slot: usize,
-        queries: &QueryTable,
-        identities: &Identities,
-    ) -> Result<Asked, Unexplained> {
+    pub fn asker(&self, peer: SocketAddr, queries: &QueryTable) -> Result<Asker, Unexplained> {
         match queries.asker(self.netns.cookie(), peer) {
-            Ok(Some(asker)) => Self::identify(&asker, slot, identities),
+            Ok(Some(asker)) => Ok(asker),
             Ok(None) => Err(Unexplained::NoFlow),
             Err(error) => {
                 tracing::error!(%error, "cannot read the table of queries");
@@ -187,13 +207,15 @@ impl Site {
         socket.send_to(reply, to).map(drop)
     }
 
-    /// Who the kernel says has asked, and which name server.
+    /// Who the kernel says has asked, and which name server, `slot` being the place where the query came in. Waits, for a
+    /// while, for a pod that is not known yet.
     ///
     /// # Errors
     /// It is nobody that we know; the query must be dropped.
-    pub fn identify(asker: &Asker, slot: usize, identities: &Identities) -> Result<Asked, Unexplained> {
+    pub async fn identify(asker: &Asker, slot: usize, identities: &Identities) -> Result<Asked, Unexplained> {
         let resolver = asker.resolver(slot).ok_or(Unexplained::NoFlow)?;
-        let workload = identities.of(asker.cgroup).ok_or(Unexplained::UnknownWorkload)?;
+        let workload = identities.find(asker.cgroup).await;
+        let workload = workload.ok_or(Unexplained::UnknownWorkload)?;
         if is_foreign(asker.birth_cgroup, asker.cgroup, &workload, identities) {
             return Err(Unexplained::UnknownWorkload);
         }
@@ -205,10 +227,14 @@ impl Site {
     }
 
     /// The source address that the namespace's routes choose for a destination, which is also what getsockname(2) is to
-    /// show. Without a route: what the kernel's table has.
-    fn source_for(&self, original: SocketAddr) -> IpAddr {
+    /// show. Without a route: the pod's address of that family, else what the kernel's table has.
+    fn source_for(&self, original: SocketAddr, workload: &Workload) -> IpAddr {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(source) = Dialer::source_for(&self.netns, original.ip()) else {
+            let mut addresses = workload.pod.iter().flat_map(|pod| &pod.addresses);
+            if let Some(address) = addresses.find(|address| address.is_ipv4() == original.is_ipv4()) {
+                return *address;
+            }
             return if original.is_ipv4() {
                 table.source_v4.into()
             } else {

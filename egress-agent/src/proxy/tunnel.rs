@@ -126,17 +126,23 @@ pub fn tunnel_with(
     run(legs, prefixes, limits, counters, None::<NoSniffer>)
 }
 
-/// As [`tunnel`], and shows `sniffer` the client's bytes just before they are passed on, piece by piece until it breaks:
-/// for workloads whose verdicts are only recorded. Whatever the bytes are and whoever speaks first, nothing is held back.
+/// As [`tunnel`], and shows `sniffer` the client's further bytes just before they are passed on, piece by piece until it
+/// breaks: for workloads whose verdicts are only recorded. Whatever the bytes are and whoever speaks first, nothing is held
+/// back.
 pub fn sniff(
     client: TcpStream,
     origin: TcpStream,
+    prefix: Bytes,
     limits: &Limits,
     counters: &Counters,
     sniffer: impl FnMut(&[u8]) -> ControlFlow<()>,
 ) -> impl Future<Output = Ending> {
     let legs = Legs::new(client, origin);
-    run(legs, Prefixes::default(), limits, counters, Some(sniffer))
+    let prefixes = Prefixes {
+        to_origin: prefix,
+        to_client: Bytes::new(),
+    };
+    run(legs, prefixes, limits, counters, Some(sniffer))
 }
 
 async fn run(

@@ -28,7 +28,7 @@ use super::{
     lanes,
     name_service::{NameService, answer_held},
     reserve::{self, Reserve},
-    site::{Site, Unexplained},
+    site::{Explained, Site, Unexplained},
     tally::Tally,
 };
 use crate::{
@@ -360,13 +360,11 @@ async fn converse(
     let counts = Arc::clone(&context.counts);
     counts.accepted.fetch_add(1, Ordering::Relaxed);
     let explained = match stream.local_addr() {
-        Ok(listener) => site.explain(
-            peer,
-            listener,
-            &tables.flows,
-            &context.identities,
-            &context.services,
-        ),
+        Ok(listener) => {
+            let (flows, identities) = (&tables.flows, &context.identities);
+            site.explain(peer, listener, flows, identities, &context.services)
+                .await
+        }
         // Reset already: there is nothing left to explain.
         Err(_) => Err(Unexplained::NoFlow),
     };
@@ -374,14 +372,19 @@ async fn converse(
     // A tunnel may live for hours: it keeps neither the table nor the listener's context.
     drop((tables, site, context));
     let connection = match explained {
-        Ok(connection) => connection,
+        Ok(Explained {
+            connection,
+            is_known: true,
+        }) => connection,
+        Ok(Explained { connection, .. }) => {
+            counts.unknown_workload.fetch_add(1, Ordering::Relaxed);
+            return lanes::unknown_workload(&connection, stream);
+        }
         Err(why) => {
-            match why {
-                // `probe` asks whether anybody is at home.
-                Unexplained::NoFlow if peer.ip() == PROBE => 0,
-                Unexplained::NoFlow => counts.no_flow.fetch_add(1, Ordering::Relaxed),
-                Unexplained::UnknownWorkload => counts.unknown_workload.fetch_add(1, Ordering::Relaxed),
-            };
+            // `probe` asks whether anybody is at home.
+            if peer.ip() != PROBE {
+                counts.no_flow.fetch_add(1, Ordering::Relaxed);
+            }
             tracing::debug!(%peer, ?why, "closed an unexplained connection");
             socket::reset(stream);
             return;

@@ -121,7 +121,8 @@ hierarchies() { awk '($3=="cgroup"||$3=="cgroup2") && $2 ~ "^/sys/fs/cgroup"{pri
 node_network() {
   local i=$1 name=egress-node$1 other
   ip netns add "$name"
-  ip -n $CONTROL link add "node$i" type veth peer name eth0 netns "$name"
+  # A machine's address does not change when it starts again: with another one, what escapes would not arrive for a while.
+  ip -n $CONTROL link add "node$i" type veth peer name eth0 address "02:00:00:00:00:1$i" netns "$name"
   ip -n $CONTROL link set "node$i" master egress0 up
   ip -n "$name" link set lo up
   ip -n "$name" addr add "10.123.0.$((10 + i))/24" dev eth0
@@ -152,7 +153,7 @@ node() {
 }
 is_ready() { [ "$(kctl get node "node$1" -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}')" = True ]; }
 
-ends() { # PIDFILE...: asks them to end, and waits
+ends() { # PIDFILE...: asks them to end, waits, and ends those that wait for somebody else (the API server: for its watchers)
   local file i pid
   for file in "$@"; do [ ! -f "$file" ] || kill "$(cat "$file")" 2>/dev/null || true; done
   for file in "$@"; do
@@ -160,6 +161,7 @@ ends() { # PIDFILE...: asks them to end, and waits
     pid=$(cat "$file")
     for ((i = 0; i < 60; i++)); do
       [ "$(awk '{print $3}' "/proc/$pid/stat" 2>/dev/null || echo Z)" != Z ] || break
+      [ $i -lt 20 ] || kill -9 "$pid" 2>/dev/null || true
       sleep 0.25
     done
     rm -f "$file"
@@ -169,7 +171,8 @@ node_down() { # I
   local i=$1 name=egress-node$1 cgroup pid round
   # Its node.sh ends with the kubelet.
   ends "$RUN/pids/node$i.kubelet" "$RUN/pids/node$i.kube-proxy" "$RUN/pids/node$i.containerd"
-  for ((round = 0; round < 20; round++)); do
+  # A cgroup may be busy for a moment after its last process has ended.
+  for ((round = 0; round < 120; round++)); do
     for cgroup in /sys/fs/cgroup/"$name" /sys/fs/cgroup/*/"$name"; do
       [ -d "$cgroup" ] || continue
       for pid in $(find "$cgroup" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -u); do

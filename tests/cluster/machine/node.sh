@@ -26,7 +26,7 @@ done <<<"$all"; fi
 # A file system of pins is a machine's own, too.
 mount -t bpf -o nosuid,nodev,noexec,mode=0700 bpf /sys/fs/bpf
 # What the kubelet sets for the whole machine it sets in files of the node instead.
-mkdir -p "$D"/{sysctl,kubelet,containerd,cni,var,varwork}
+mkdir -p "$D"/{sysctl,kubelet,containerd,cni,manifests,var,varwork}
 for s in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
   f=$D/sysctl/${s//\//.}; cat "/proc/sys/$s" >"$f"; mount --bind "$f" "/proc/sys/$s"
 done
@@ -97,6 +97,7 @@ imageGCHighThresholdPercent: 100
 clusterDNS: [10.96.0.10]
 clusterDomain: cluster.local
 resolvConf: "$D/resolv.conf"
+staticPodPath: "$D/manifests"
 rotateCertificates: false
 serializeImagePulls: false
 nodeStatusUpdateFrequency: 4s

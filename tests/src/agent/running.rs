@@ -25,6 +25,7 @@ use tokio::{
 use crate::{
     clients::Client,
     lab::{Place, World},
+    patience::{seconds, stretched},
     require::{is_soak, tool},
 };
 
@@ -240,7 +241,7 @@ impl Running<'_> {
     /// It does not end in good time.
     pub async fn finish(mut self) -> Finished {
         let patience = if is_soak() { 10 * PATIENCE } else { PATIENCE };
-        let Ok(status) = timeout(patience, self.child.wait()).await else {
+        let Ok(status) = timeout(stretched(patience), self.child.wait()).await else {
             panic!(
                 "does not end: {}\nstdout: {}\nstderr: {}",
                 self.name,
@@ -403,7 +404,7 @@ impl Stream {
     }
 
     async fn wait_for(&self, name: &str, text: &str, other: &Self) {
-        let waited = timeout(Duration::from_secs(30), async {
+        let waited = timeout(seconds(30), async {
             loop {
                 let changed = self.text.1.notified();
                 if String::from_utf8_lossy(&self.bytes()).contains(text) {
@@ -423,7 +424,7 @@ impl Stream {
     async fn finish(self) -> Vec<u8> {
         let text = Arc::clone(&self.text);
         // An error is the time's end, or the reader's panic, which has been printed.
-        drop(timeout(Duration::from_secs(2), self.reader).await);
+        drop(timeout(seconds(2), self.reader).await);
         text.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -16,6 +16,8 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::patience::stretched;
+
 /// How long processes may take to end on request.
 const POLITE: Duration = Duration::from_secs(5);
 /// How long killed processes may take to leave a cgroup.
@@ -165,9 +167,9 @@ fn collect_processes(path: &Path, all: &mut Vec<Pid>) {
 /// Asks the processes to end, so that an agent clears up after itself, before it makes them.
 fn remove(path: &Path) -> io::Result<()> {
     terminate(path);
-    if await_empty(path, POLITE).is_err() {
+    if await_empty(path, stretched(POLITE)).is_err() {
         fs::write(path.join("cgroup.kill"), "1")?;
-        await_empty(path, EMPTY_WITHIN)?;
+        await_empty(path, stretched(EMPTY_WITHIN))?;
     }
     remove_tree(path)
 }

@@ -11,7 +11,7 @@ use std::{
 use nix::unistd::Pid;
 use tokio::{process::Command, time::sleep};
 
-use crate::{lab::Place, require::tool};
+use crate::{lab::Place, patience::stretched, require::tool};
 
 /// The kernel frees BPF objects some time after their last user has gone: RCU, then a work queue.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
@@ -66,7 +66,7 @@ impl Traces {
             if left.is_empty() {
                 return;
             }
-            assert!(begin.elapsed() < GONE_WITHIN, "left behind: {left:?}");
+            assert!(begin.elapsed() < stretched(GONE_WITHIN), "left behind: {left:?}");
             sleep(Duration::from_millis(50)).await;
         }
     }

@@ -10,8 +10,10 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, sync::Notify, time::timeout};
 
+use crate::patience::stretched;
+
 /// How long something that must happen may take on a busy machine.
-pub(super) const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(15);
 
 /// How many of a connection's first bytes are kept.
 const KEPT: usize = 96 * 1024;
@@ -129,7 +131,7 @@ impl Witness {
     /// # Panics
     /// It does not hold soon.
     pub(super) async fn wait(&self, what: &str, is_so: impl Fn(&[Seen]) -> bool) {
-        let waited = timeout(SOON, async {
+        let waited = timeout(stretched(SOON), async {
             loop {
                 let changed = self.changed.notified();
                 if is_so(&self.lock().seen) {
@@ -160,7 +162,7 @@ impl Witness {
             .expect("of the internet");
         self.lock().markers.insert(own);
         socket.connect(&address.into()).expect("connect to the origin");
-        let waited = timeout(SOON, async {
+        let waited = timeout(stretched(SOON), async {
             loop {
                 let changed = self.changed.notified();
                 if self.lock().markers_accepted.contains(&own) {

@@ -11,25 +11,27 @@ use anyhow::{Context, Result, bail};
 use crate::workspace;
 
 /// Modules that know nothing of what flows: every stage may use them, and they use each other at most.
-const GROUND: &str = "drain instance race readiness socket status telemetry";
+const GROUND: &str = "cluster drain instance race readiness socket status telemetry";
 
 /// The stages, in the order in which data flows, then what puts them together; each with those that it may use, which
 /// stand above it. A new edge is a decision, made here.
-const STAGES: [(&str, &str); 11] = [
+const STAGES: [(&str, &str); 13] = [
     ("netns", ""),
     ("kernel", "netns"),
     ("identity", "kernel"),
     // Of the kernel it is the words for what is enforced without a name.
     ("policy", "kernel identity"),
     ("access_log", "identity policy"),
+    ("import", "policy access_log"),
     ("dns", "netns kernel identity policy"),
     ("proxy", "netns kernel identity policy access_log dns"),
+    ("publish", "identity policy"),
     ("enforcer", "netns kernel identity policy access_log dns proxy"),
     ("config", "identity policy access_log dns proxy"),
     ("cli", "identity policy access_log proxy"),
     (
         "commands",
-        "netns kernel identity policy access_log dns proxy enforcer config cli",
+        "netns kernel identity policy access_log import dns proxy publish enforcer config cli",
     ),
 ];
 

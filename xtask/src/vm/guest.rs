@@ -40,7 +40,10 @@ const FOR_THE_ROOT: [&str; 3] = ["virtio_pci", "9p", "overlay"];
 const TRANSPORT: &str = "9pnet_virtio";
 
 /// Modules of protocols that tests want, and that Debian's kernels load for nobody who merely asks for a socket.
-const FOR_THE_TESTS: [&str; 7] = [
+const FOR_THE_TESTS: [&str; 10] = [
+    "tun",
+    "act_pedit",
+    "act_csum",
     "sctp",
     "dccp_ipv4",
     "dccp_ipv6",
@@ -53,8 +56,10 @@ const FOR_THE_TESTS: [&str; 7] = [
 /// What the host waits for; see `vm-init`.
 const RESULT: &str = "egress-vm-exit ";
 
-/// No test may take longer than 150 s, and every test prints a line.
-const SILENCE: Duration = Duration::from_secs(200);
+/// How much longer an emulated machine may take; see the tests' `patience`.
+const PATIENCE: u64 = 3;
+/// No test may take longer than 150 s times that, and every test prints a line.
+const SILENCE: Duration = Duration::from_secs(150 * PATIENCE + 50);
 /// All tests of one guest.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
 
@@ -159,6 +164,10 @@ impl Guest {
             format!("env {TELL}=1"),
             // The machine is the tests' alone, its clock included.
             "env EGRESS_TESTS_GUEST=1".to_owned(),
+            format!(
+                "env EGRESS_TESTS_PATIENCE={}",
+                if has_kvm() { 1 } else { PATIENCE }
+            ),
             format!("env EGRESS_AGENT={}", path(&self.agent)?),
             format!("word {}", path(&self.tests)?),
             // A test that prints would otherwise print into the line of its verdict.

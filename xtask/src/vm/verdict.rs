@@ -41,6 +41,10 @@ impl Verdicts {
         self.rows.push(Row::new(kernel.release.clone(), ran, wanted));
     }
 
+    fn sum(&self, count: impl Fn(&Row) -> usize) -> usize {
+        self.rows.iter().map(count).sum()
+    }
+
     /// The tests that the machine's own kernel may leave to the guests, and that no guest has run.
     fn run_nowhere(&self) -> Vec<&str> {
         let Some(first) = self.rows.first() else {
@@ -94,6 +98,12 @@ impl Verdicts {
         for name in &run_nowhere {
             println!("error: required of one kernel at least, and skipped on all: {name}");
         }
+        println!(
+            "{} passed, {} failed, {} skipped",
+            self.sum(|row| row.passed),
+            self.sum(|row| row.failed.len() + row.complaints.len()) + run_nowhere.len() + grown.len(),
+            self.sum(|row| row.skipped.len())
+        );
         if grown.is_empty()
             && run_nowhere.is_empty()
             && !self.rows.is_empty()

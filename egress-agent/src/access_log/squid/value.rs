@@ -157,8 +157,14 @@ fn connection(code: Connection, field: &Field, facts: &Facts<'_>, out: &mut Vec<
                 Asked::Tunnel {
                     host: Host::Name(name),
                     ..
+                }
+                | Asked::Connect {
+                    host: Host::Name(name),
+                    ..
                 } => text(name.as_str(), out),
-                Asked::Tunnel { .. } | Asked::Request { .. } | Asked::Nothing => Value::Text,
+                Asked::Tunnel { .. } | Asked::Connect { .. } | Asked::Request { .. } | Asked::Nothing => {
+                    Value::Text
+                }
             },
             Some(_) | None => Value::Text,
         },

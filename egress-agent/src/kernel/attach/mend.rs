@@ -32,6 +32,7 @@ impl Attachment {
         for (name, number) in &self.maps {
             repairs.extend(self.mend_map(name, *number).map_err(pinning(name))?);
         }
+        repairs.extend(self.mend_fences()?);
         Ok(repairs)
     }
 
@@ -46,7 +47,7 @@ impl Attachment {
         };
         let (name, program) = (*name, *program);
         let state = link.state().map_err(pinning(name))?;
-        let found = if state.cgroup != cgroup {
+        let found = if state.target != cgroup {
             let link = self.attach_anew(name, directory)?;
             let program = link.state().map_err(pinning(name))?.program;
             self.links[index] = Attached { name, link, program };

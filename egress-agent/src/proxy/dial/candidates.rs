@@ -1,13 +1,10 @@
 //! Which addresses may be dialled, and in which order.
 
-use std::{
-    collections::VecDeque,
-    net::{IpAddr, SocketAddr},
-};
+use std::{collections::VecDeque, net::IpAddr};
 
 use egress_common::outcome::Outcome;
 
-use super::DialError;
+use super::{DialError, Sought};
 use crate::access_log::AddressRelation;
 
 /// The addresses to be dialled in their order, and what they say of the one that the workload dialled. Never empty.
@@ -26,23 +23,26 @@ impl Candidates {
         }
     }
 
-    /// A literal address is dialled only if it is the one that the workload dialled anyway: the policy judged that one.
-    pub(super) fn literal(address: IpAddr, original: SocketAddr) -> Result<Self, DialError> {
+    /// A literal address is dialled only if it is the one that the workload dialled anyway, or dialled none: the policy
+    /// judged that one.
+    pub(super) fn literal(address: IpAddr, sought: Sought) -> Result<Self, DialError> {
         let address = address.to_canonical();
-        if address == original.ip().to_canonical() {
-            return Ok(Self::one(address, AddressRelation::Literal));
+        match sought {
+            Sought::Dialled(original) if original.ip().to_canonical() != address => {
+                Err(refusal(Outcome::AddressMismatch, AddressRelation::Mismatch))
+            }
+            Sought::Dialled(_) | Sought::Named { .. } => Ok(Self::one(address, AddressRelation::Literal)),
         }
-        Err(refusal(Outcome::AddressMismatch, AddressRelation::Mismatch))
     }
 
     /// All of a name's addresses, before anything is dropped.
-    pub(super) fn of_name(addresses: impl IntoIterator<Item = IpAddr>, original: IpAddr) -> Self {
+    pub(super) fn of_name(addresses: impl IntoIterator<Item = IpAddr>, sought: Sought) -> Self {
         let addresses: Vec<IpAddr> = addresses
             .into_iter()
             .map(|address| address.to_canonical())
             .collect();
         Self {
-            relation: relation(&addresses, original),
+            relation: relation(&addresses, sought),
             addresses,
         }
     }
@@ -62,27 +62,27 @@ impl Candidates {
     }
 
     /// The workload's own address alone if it is still among them; else, unless `strict`, all in their order.
-    pub(super) fn pinned(self, original: IpAddr, strict: bool) -> Result<Self, DialError> {
+    pub(super) fn pinned(self, sought: Sought, strict: bool) -> Result<Self, DialError> {
         // Anew: a dialled address that was dropped is not the one that will be reached.
-        let relation = relation(&self.addresses, original);
-        if relation == AddressRelation::Match {
-            return Ok(Self::one(original, relation));
+        let relation = relation(&self.addresses, sought);
+        match relation {
+            AddressRelation::Match => Ok(Self::one(sought.hint(), relation)),
+            AddressRelation::Mismatch if strict => Err(refusal(Outcome::AddressMismatch, relation)),
+            AddressRelation::Mismatch | AddressRelation::Literal | AddressRelation::Named => Ok(Self {
+                addresses: interleave(self.addresses, sought.hint()),
+                relation,
+            }),
         }
-        if strict {
-            return Err(refusal(Outcome::AddressMismatch, relation));
-        }
-        Ok(Self {
-            addresses: interleave(self.addresses, original),
-            relation,
-        })
     }
 }
 
-fn relation(addresses: &[IpAddr], original: IpAddr) -> AddressRelation {
-    if addresses.contains(&original) {
-        AddressRelation::Match
-    } else {
-        AddressRelation::Mismatch
+fn relation(addresses: &[IpAddr], sought: Sought) -> AddressRelation {
+    match sought {
+        Sought::Named { .. } => AddressRelation::Named,
+        Sought::Dialled(original) if addresses.contains(&original.ip().to_canonical()) => {
+            AddressRelation::Match
+        }
+        Sought::Dialled(_) => AddressRelation::Mismatch,
     }
 }
 

@@ -11,12 +11,18 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::{
+    kernel::VettedTable,
     netns::Netns,
     proxy::{connection::Route, leg::LegSettings},
 };
 
 /// Connects to `address` from the route's namespace, source address and device.
-pub(super) async fn connect(address: SocketAddr, route: &Route, legs: &LegSettings) -> io::Result<TcpStream> {
+pub(super) async fn connect(
+    address: SocketAddr,
+    route: &Route,
+    legs: &LegSettings,
+    vetted: Option<&VettedTable>,
+) -> io::Result<TcpStream> {
     // A socket belongs to the namespace that it is made in; everything after that can happen outside.
     let socket = route.netns.within(|| {
         Socket::new(
@@ -39,6 +45,10 @@ pub(super) async fn connect(address: SocketAddr, route: &Route, legs: &LegSettin
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     legs.prepare_origin(&socket)?;
+    // The agent's own namespace is never fenced.
+    if let Some(vetted) = vetted.filter(|_table| !route.netns.is_home()) {
+        vetted.let_out(&socket, address)?;
+    }
     TcpSocket::from_std_stream(socket.into()).connect(address).await
 }
 

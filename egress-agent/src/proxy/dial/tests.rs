@@ -106,7 +106,13 @@ async fn dial(
 ) -> Result<(IpAddr, AddressRelation), (Outcome, Option<AddressRelation>)> {
     let dialler = Dialer::new(settings);
     let dialled = dialler
-        .dial(host, original.port(), original, &here(), PrivateAnswers::Refused)
+        .dial(
+            host,
+            original.port(),
+            Sought::Dialled(original),
+            &here(),
+            PrivateAnswers::Refused,
+        )
         .await;
     match dialled {
         Ok(dialled) => {
@@ -237,7 +243,7 @@ async fn private_answers_are_dropped_unless_they_are_internal_or_the_policy_allo
         .dial(
             &name("good.test"),
             original.port(),
-            original,
+            Sought::Dialled(original),
             &here(),
             PrivateAnswers::Allowed,
         )
@@ -252,7 +258,15 @@ async fn a_name_that_is_bound_anew_to_the_metadata_server_is_refused_from_then_o
     let dialler = Dialer::new(settings(&dns));
     let (host, original) = (name("rebound.test"), origins.at("127.0.0.2"));
     let route = here();
-    let attempt = || dialler.dial(&host, original.port(), original, &route, PrivateAnswers::Refused);
+    let attempt = || {
+        dialler.dial(
+            &host,
+            original.port(),
+            Sought::Dialled(original),
+            &route,
+            PrivateAnswers::Refused,
+        )
+    };
     assert_eq!(attempt().await.unwrap().address, original);
     // The answer's time to live is a second, and the cache goes by the clock.
     time::sleep(Duration::from_millis(2100)).await;
@@ -356,7 +370,7 @@ async fn an_address_that_is_denied_by_itself_is_not_dialled_for_any_name() {
             .dial_unless(
                 host,
                 original.port(),
-                original,
+                Sought::Dialled(original),
                 &route,
                 PrivateAnswers::Refused,
                 refused,
@@ -383,4 +397,39 @@ async fn an_address_that_is_denied_by_itself_is_not_dialled_for_any_name() {
         );
     }
     assert_eq!(origins.visits().await, [1, 0]);
+}
+
+#[tokio::test]
+async fn who_names_a_host_to_the_proxy_gets_an_answer_of_ours_in_every_mode() {
+    let (dns, origins) = (dns().await, Origins::start(2).await);
+    for mode in [DialMode::Pinned, DialMode::Strict, DialMode::Original] {
+        let dialler = Dialer::new(DialSettings {
+            mode,
+            ..settings(&dns)
+        });
+        let port = origins.at("127.0.0.2").port();
+        let sought = Sought::Named { by_ipv4: true };
+        let dial = async |host: &Host, private| {
+            let dialled = dialler.dial(host, port, sought, &here(), private).await;
+            dialled
+                .map(|dialled| (dialled.address.ip(), dialled.relation))
+                .map_err(|error| error.outcome)
+        };
+        assert_eq!(
+            dial(&name("good.test"), PrivateAnswers::Refused).await,
+            Ok(reached("127.0.0.2", AddressRelation::Named)),
+            "{mode:?}"
+        );
+        let literal = Host::Address("127.0.0.3".parse().unwrap());
+        assert_eq!(
+            dial(&literal, PrivateAnswers::Refused).await,
+            Ok(reached("127.0.0.3", AddressRelation::Literal)),
+            "{mode:?}"
+        );
+        assert_eq!(
+            dial(&name("private.test"), PrivateAnswers::Refused).await,
+            Err(Outcome::PrivateAnswer),
+            "{mode:?}"
+        );
+    }
 }

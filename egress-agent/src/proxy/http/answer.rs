@@ -60,6 +60,7 @@ impl Answer {
             | O::DirectFull
             | O::Revoked
             | O::OpenedBefore => denied("The kernel refuses it."),
+            O::TunnelMismatch => denied("The tunnel was opened to another host."),
             O::NoFlow => denied("No connect of a workload explains this connection."),
             O::NoServerName | O::AmbiguousServerName | O::InvalidServerName | O::MalformedTls => {
                 denied("The TLS handshake does not name one host beyond doubt.")
@@ -71,6 +72,7 @@ impl Answer {
             | O::NoStorage
             | O::UnknownFamily
             | O::NoListener
+            | O::Unvetted
             | O::QueryAmbiguous => denied("The kernel programs refuse it."),
             O::AmbiguousHost => invalid("The request does not name one host beyond doubt."),
             O::MalformedHttp => invalid("The request breaks the rules of HTTP."),

@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, header};
 use super::target::{Head, Target};
 
 use crate::{
-    access_log::{AddressRelation, Asked, Ending, Protocol, Record},
+    access_log::{AddressRelation, Asked, Ending, Pending, Protocol, Record},
     policy::{Host, Verdict},
     proxy::Connection,
 };
@@ -65,8 +65,8 @@ impl Exchange {
     pub(super) fn asked(&mut self, head: &Head<'_>, target: Option<&Target>) {
         let original = self.connection.original;
         let url = match target {
+            _ if head.method == Method::CONNECT => None,
             Some(target) => Some(target.url.clone()),
-            None if head.method == Method::CONNECT => None,
             None => Target::url_of_dialled(head.uri, original),
         };
         let asked = match url {
@@ -76,9 +76,10 @@ impl Exchange {
                 version: head.version,
             },
             None => match head.uri.host().map(Host::parse) {
-                Some(Ok(host)) => Asked::Tunnel {
+                Some(Ok(host)) => Asked::Connect {
                     host,
                     port: head.uri.port_u16().unwrap_or_else(|| original.port()),
+                    version: head.version,
                 },
                 Some(Err(_)) | None => Asked::Nothing,
             },
@@ -118,6 +119,16 @@ impl Exchange {
             record.bytes_to_client = to_client;
             record.bytes_to_origin = to_origin;
         });
+    }
+
+    /// Leaves the rest to the tunnel that the request has opened: its verdict, and what has been sent to the client.
+    pub(super) fn into_pending(mut self) -> Option<Pending> {
+        let record = self.record.take()?;
+        Some(Pending::new(
+            self.connection.services.log.clone(),
+            self.begun,
+            record,
+        ))
     }
 
     /// How it ends if nothing else is heard of it.

@@ -13,11 +13,15 @@ use super::{
     framing,
     interim::Gate,
     lane::{Lane, Manner, close},
+    proxied,
     target::Target,
     upgrade::{self, Offer},
     upstream::{Allowed, Unsent, Upstream},
 };
-use crate::{policy::Verdict, proxy::dial::DialError};
+use crate::{
+    policy::Verdict,
+    proxy::{Via, dial::DialError},
+};
 
 /// The client has gone; there is nobody to answer.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +61,9 @@ impl Lane {
         body: Incoming,
         passed: Passed,
     ) -> Result<Response<ResponseBody>, Gone> {
+        if self.connection.via == Via::Proxy {
+            proxied::for_origin(&mut parts, &passed.target);
+        }
         let gate = expects_continue(&parts, &body).then(Gate::default);
         let sent = Sent {
             offer: upgrade::filter(&mut parts),
@@ -94,9 +101,7 @@ impl Lane {
         mut request: Request<RequestBody>,
         upload: &UploadState,
     ) -> Result<(Response<Incoming>, Upstream), Failure> {
-        let kept = self
-            .take_kept()
-            .filter(|kept| kept.host == allowed.host && !kept.sender.is_closed());
+        let kept = self.take_kept().filter(|kept| kept.serves(allowed));
         if let Some(mut kept) = kept
             && kept.sender.ready().await.is_ok()
         {
@@ -170,7 +175,12 @@ impl Lane {
     }
 
     /// The news that the request was allowed and came to nothing.
-    fn fail(self: &Rc<Self>, error: &DialError, passed: &Passed, closes: bool) -> Response<ResponseBody> {
+    pub(super) fn fail(
+        self: &Rc<Self>,
+        error: &DialError,
+        passed: &Passed,
+        closes: bool,
+    ) -> Response<ResponseBody> {
         let mut verdict = passed.verdict.clone();
         verdict.outcome = error.outcome;
         self.note(|exchange| exchange.failed(error.outcome));

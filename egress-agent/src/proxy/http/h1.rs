@@ -9,7 +9,7 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use egress_common::outcome::Outcome;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -24,6 +24,7 @@ use super::{
     forward::{Gone, Passed},
     judge::{Judged, Permit, judge},
     lane::{Lane, Manner, Waiting},
+    proxied::{Opened, Promised},
     target::Head,
     upstream::{Allowed, BUFFER_BYTES, MOST_FIELDS, Upstream},
 };
@@ -46,28 +47,37 @@ enum End {
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Gone>>>>;
 
-/// Serves one client connection to its end. `prefix` was read from it before.
+/// Serves one client connection to its end, or until it has become a tunnel by CONNECT. `prefix` was read from it before.
 pub(super) async fn serve(
     connection: Arc<Connection>,
     stream: TcpStream,
     prefix: Bytes,
     drain: DrainWatcher,
-) {
+) -> Option<Opened> {
     // The tasks of upstream connections live in here and end with it.
     LocalSet::new()
         .run_until(converse(connection, stream, prefix, drain))
-        .await;
+        .await
 }
 
-async fn converse(connection: Arc<Connection>, stream: TcpStream, prefix: Bytes, drain: DrainWatcher) {
+async fn converse(
+    connection: Arc<Connection>,
+    stream: TcpStream,
+    prefix: Bytes,
+    drain: DrainWatcher,
+) -> Option<Opened> {
     let client = Client::new(stream, prefix);
     let lane = Rc::new(Lane::new(connection, client));
     let (end, unread) = drive(&lane, drain).await;
     lane.over();
     match end {
         End::Hyper(Ok(())) => {
+            if let Some(promised) = lane.take_promised() {
+                return opened(lane, promised, unread);
+            }
             if let Some(upstream) = lane.take_upgraded() {
-                return tunnelled(lane, upstream, unread).await;
+                tunnelled(lane, upstream, unread).await;
+                return None;
             }
             lane.end(Ending::Complete);
         }
@@ -83,6 +93,24 @@ async fn converse(connection: Arc<Connection>, stream: TcpStream, prefix: Bytes,
     } else {
         lane.client.linger().await;
     }
+    None
+}
+
+/// What the client has been promised, if it is still there.
+fn opened(lane: Rc<Lane>, promised: Promised, unread: Bytes) -> Option<Opened> {
+    let (to_client, _) = lane.moved();
+    let mut pending = lane.take_exchange()?.into_pending()?;
+    pending.bytes_to_client = to_client;
+    let client = Rc::clone(&lane.client);
+    let connection = Arc::clone(&lane.connection);
+    drop(lane);
+    Some(Opened {
+        connection,
+        stream: client.into_stream()?,
+        unread,
+        promised,
+        pending,
+    })
 }
 
 /// Lets hyper read, and the lane answer, until one of them or the clock has had enough. Also gives what hyper has read
@@ -155,6 +183,7 @@ async fn handle(lane: Rc<Lane>, request: Request<Incoming>) -> Result<Response<R
             lane.permit(enforced.then(|| Permit::new(&head, &target)));
             let allowed = Allowed {
                 host: target.host.clone(),
+                port: target.port,
                 view,
                 enforced,
             };
@@ -164,6 +193,11 @@ async fn handle(lane: Rc<Lane>, request: Request<Incoming>) -> Result<Response<R
                 allowed,
                 is_html,
             };
+            if parts.method == Method::CONNECT {
+                // Nothing is allowed yet to a request in it.
+                lane.permit(None);
+                return Ok(lane.connect(passed).await);
+            }
             lane.forward(parts, body, passed).await
         }
         Judged::Refuse {

@@ -5,8 +5,8 @@ use http::Method;
 
 use super::target::{Head, Refusal, Target};
 use crate::{
-    policy::{self, Host, PolicyView, Posture, RequestFacts, Verdict},
-    proxy::Connection,
+    policy::{Host, PolicyView, Posture, RequestFacts, Verdict},
+    proxy::{Connection, Via},
 };
 
 /// A request that may go on, or why it may not.
@@ -38,6 +38,7 @@ pub(super) enum Judged {
 #[derive(Debug, Clone)]
 pub(super) struct Permit {
     host: Host,
+    port: u16,
     method: Method,
     path: String,
 }
@@ -46,6 +47,7 @@ impl Permit {
     pub(super) fn new(head: &Head<'_>, target: &Target) -> Self {
         Self {
             host: target.host.clone(),
+            port: target.port,
             method: head.method.clone(),
             path: head.uri.path().to_owned(),
         }
@@ -57,7 +59,9 @@ impl Permit {
             method: self.method.as_str(),
             path: &self.path,
         };
-        !verdict(connection, view, &self.host, facts).is_allow()
+        !connection
+            .judge(view, &self.host, self.port, Some(facts))
+            .is_allow()
     }
 }
 
@@ -66,7 +70,7 @@ impl Permit {
 ///
 /// What cannot be read as one request for one host is refused in every posture: there is no telling where to send it.
 pub(super) fn judge(connection: &Connection, head: &Head<'_>) -> Judged {
-    let target = match Target::read(head, connection.original) {
+    let target = match read(connection, head) {
         Ok(target) => target,
         Err(refusal) => {
             return Judged::Refuse {
@@ -76,13 +80,22 @@ pub(super) fn judge(connection: &Connection, head: &Head<'_>) -> Judged {
             };
         }
     };
+    if matches!(&connection.via, Via::Tunnel(host) if target.host != *host) {
+        return Judged::Refuse {
+            target: Some(target),
+            verdict: Verdict::without_rule(Outcome::TunnelMismatch),
+            refusal: None,
+        };
+    }
     let view = connection.view();
     let facts = RequestFacts {
         method: head.method.as_str(),
         // As sent: whether a path can be read in more than one way is the policy's to find.
         path: head.uri.path(),
     };
-    let mut verdict = verdict(connection, &view, &target.host, facts);
+    // Who opens a tunnel has not said yet what it will ask for in it.
+    let facts = (head.method != Method::CONNECT).then_some(facts);
+    let mut verdict = connection.judge(&view, &target.host, target.port, facts);
     if verdict.is_allow() && connection.must_be_unlogged() {
         verdict = Verdict::without_rule(Outcome::Unlogged);
     }
@@ -101,11 +114,9 @@ pub(super) fn judge(connection: &Connection, head: &Head<'_>) -> Judged {
     }
 }
 
-fn verdict(connection: &Connection, view: &PolicyView, host: &Host, request: RequestFacts<'_>) -> Verdict {
-    view.judge(&policy::Target {
-        host,
-        port: connection.original.port(),
-        address: connection.original.ip(),
-        request: Some(request),
-    })
+fn read(connection: &Connection, head: &Head<'_>) -> Result<Target, Refusal> {
+    match connection.via {
+        Via::Proxy => Target::read_for_proxy(head),
+        Via::Connect | Via::Tunnel(_) => Target::read(head, connection.original),
+    }
 }

@@ -18,6 +18,7 @@ use super::{
     deny_page::{Particulars, Refused},
     exchange::Exchange,
     judge::Permit,
+    proxied::Promised,
     target::Target,
     upstream::{Traffic, Upstream},
 };
@@ -36,6 +37,8 @@ pub(super) struct Lane {
     kept: RefCell<Option<Upstream>>,
     /// The connection that a 101 came from.
     upgraded: RefCell<Option<Upstream>>,
+    /// The other end of the tunnel that a CONNECT was promised.
+    promised: RefCell<Option<Promised>>,
     idle: Cell<Idle>,
     /// The origin reset its connection in the middle of an answer.
     must_reset: Cell<bool>,
@@ -107,6 +110,7 @@ impl Lane {
             current: RefCell::default(),
             kept: RefCell::default(),
             upgraded: RefCell::default(),
+            promised: RefCell::default(),
             idle: Cell::new(idle),
             must_reset: Cell::new(false),
             is_over: Cell::new(false),
@@ -197,7 +201,7 @@ impl Lane {
         let refused = Refused {
             verdict,
             host: target.map(|target| &target.host),
-            port: self.connection.original.port(),
+            port: target.map_or_else(|| self.connection.original.port(), |target| target.port),
             workload: &self.connection.workload,
             particulars,
         };
@@ -339,6 +343,14 @@ impl Lane {
 
     pub(super) fn take_upgraded(&self) -> Option<Upstream> {
         self.upgraded.take()
+    }
+
+    pub(super) fn promise(&self, promised: Promised) {
+        *self.promised.borrow_mut() = Some(promised);
+    }
+
+    pub(super) fn take_promised(&self) -> Option<Promised> {
+        self.promised.take()
     }
 
     /// No further request is waited for: what comes now is no head.

@@ -20,11 +20,14 @@ const DEFAULT_PORT: u16 = 80;
 pub struct Target {
     /// The host to judge and to dial.
     pub host: Host,
-    /// The port written behind the host, if one was. **Not** judged and not dialled: both happen to the port that the
-    /// workload dialled. It may differ: behind a port forward a client rightly says `Host: name:8080` while it dials 80,
-    /// and the port in a header opens nothing. Only a contradiction between two places of one request is refused.
+    /// The port to judge and to dial: the one that the workload dialled, or named to the explicit proxy.
+    pub port: u16,
+    /// The port written behind the host, if one was. Without a proxy it is **not** judged and not dialled. It may differ
+    /// from the dialled one: behind a port forward a client rightly says `Host: name:8080` while it dials 80, and the
+    /// port in a header opens nothing. Only a contradiction between two places of one request is refused.
     pub port_in_authority: Option<u16>,
-    /// Absolute URL for the log: the judged host, the dialled port unless 80, path and query as sent.
+    /// Absolute URL for the log: the judged host and port, unless that is 80, path and query as sent. Of a CONNECT the
+    /// host and port alone.
     pub url: Uri,
 }
 
@@ -68,9 +71,12 @@ pub enum Refusal {
     /// Neither a path nor a URL nor `*` for OPTIONS.
     #[error("the request-target is neither a path nor an http URL")]
     Form,
-    /// CONNECT, plain or extended: what would flow through it could not be judged.
+    /// CONNECT where no proxy was dialled, plain or extended: what would flow through it could not be judged.
     #[error("CONNECT is not possible here: connect to the destination itself")]
     Connect,
+    /// Sent to the explicit proxy as to an origin: RFC 9112 section 3.2.2 wants the absolute form.
+    #[error("a proxy is asked for a whole http URL, or for HOST:PORT by CONNECT")]
+    NotForProxy,
 }
 
 /// `host[:port]`, read.
@@ -120,10 +126,69 @@ impl Target {
             None if head.version < Version::HTTP_11 => (Host::Address(original.ip().to_canonical()), None),
             None => return Err(Refusal::NoHost),
         };
-        let url = url(&host, original.port(), head.uri)?;
+        let port = original.port();
+        let url = url(&host, port, head.uri)?;
         Ok(Self {
             host,
+            port,
             port_in_authority,
+            url,
+        })
+    }
+
+    /// Reads the target of a request to the explicit proxy: a whole URL, or the authority of a CONNECT.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn read_for_proxy(head: &Head<'_>) -> Result<Self, Refusal> {
+        if head.version > Version::HTTP_11 {
+            return Err(Refusal::NotForProxy);
+        }
+        let is_connect = head.method == Method::CONNECT;
+        let stated = match (head.uri.authority(), head.uri.scheme_str()) {
+            (Some(stated), None) if is_connect => Authority::parse(stated.as_str())?,
+            (Some(stated), Some(_)) if !is_connect => {
+                check_form(head)?;
+                Authority::parse(stated.as_str())?
+            }
+            _ => return Err(Refusal::NotForProxy),
+        };
+        let field = host_field(head.headers)?;
+        if is_connect {
+            // Nothing else can be meant, and clients leave the field or its port out.
+            let agrees = |field: &Authority| {
+                field.host == stated.host && field.port.is_none_or(|port| Some(port) == stated.port)
+            };
+            if !field.as_ref().is_none_or(agrees) {
+                return Err(Refusal::Contradiction);
+            }
+        } else if field.is_none() && head.version == Version::HTTP_11 {
+            return Err(Refusal::NoHost);
+        }
+        let authority = if is_connect {
+            stated
+        } else {
+            agree(Some(stated), field)?.ok_or(Refusal::NoHost)?
+        };
+        let port = match authority.port {
+            Some(port) => port,
+            // RFC 9110 section 9.3.6: there is no default.
+            None if is_connect => return Err(Refusal::BadPort),
+            None => DEFAULT_PORT,
+        };
+        let host = authority.host;
+        let url = if is_connect {
+            Uri::builder()
+                .authority(format!("{host}:{port}"))
+                .build()
+                .map_err(|_| Refusal::BadHost)?
+        } else {
+            url(&host, port, head.uri)?
+        };
+        Ok(Self {
+            host,
+            port,
+            port_in_authority: authority.port,
             url,
         })
     }
@@ -148,7 +213,7 @@ impl Refusal {
             Self::NoHost | Self::SeveralHosts | Self::Contradiction | Self::UserInfo | Self::BadHost => {
                 Outcome::AmbiguousHost
             }
-            Self::BadPort | Self::Scheme | Self::Form => Outcome::MalformedHttp,
+            Self::BadPort | Self::Scheme | Self::Form | Self::NotForProxy => Outcome::MalformedHttp,
             Self::Connect => Outcome::ForbiddenMethod,
         }
     }

@@ -70,7 +70,12 @@ pub(super) struct Remains {
 }
 
 impl Upstream {
-    /// Looks the host up and dials it on the dialled port. The policy has allowed it before.
+    /// Whether it leads to where this request may go.
+    pub(super) fn serves(&self, allowed: &Allowed) -> bool {
+        self.host == allowed.host && self.address.port() == allowed.port && !self.sender.is_closed()
+    }
+
+    /// Looks the host up and dials it. The policy has allowed it before.
     pub(super) async fn dial(
         connection: &Connection,
         client: &Rc<Client>,
@@ -126,6 +131,7 @@ impl Upstream {
 #[derive(Debug)]
 pub(super) struct Allowed {
     pub(super) host: Host,
+    pub(super) port: u16,
     pub(super) view: PolicyView,
     /// False in audit: what the policies have against an address is not carried out either.
     pub(super) enforced: bool,
@@ -140,14 +146,19 @@ pub(super) struct Unsent {
 
 /// Looks the host up and dials it, within what the policies that allowed it let it resolve to.
 pub(super) async fn dial(connection: &Connection, allowed: &Allowed) -> Result<Dialled, DialError> {
-    let Allowed { host, view, enforced } = allowed;
+    let Allowed {
+        host,
+        port,
+        view,
+        enforced,
+    } = allowed;
     if *enforced {
-        return connection.dial(host, view).await;
+        return connection.dial(host, *port, view).await;
     }
-    let Connection { original, route, .. } = connection;
     let dialer = &connection.services.dialer;
+    let sought = connection.sought();
     dialer
-        .dial(host, original.port(), *original, route, PrivateAnswers::Allowed)
+        .dial(host, *port, sought, &connection.route, PrivateAnswers::Allowed)
         .await
 }
 

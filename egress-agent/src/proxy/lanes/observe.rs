@@ -3,16 +3,16 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use egress_common::outcome::Outcome;
 use tokio::net::TcpStream;
 
-use super::begin;
+use super::{begin, explicit};
 use crate::{
     access_log::{Asked, Ending, Pending, Protocol},
-    policy::{Host, Target, Verdict},
+    policy::{Host, Verdict},
     proxy::{
-        connection::Connection,
+        connection::{Connection, Via},
         http,
         read_head::{Opening, OpeningReader},
         refuse,
@@ -47,6 +47,17 @@ pub(super) async fn serve(connection: &Connection, stream: TcpStream) {
     pending.relation = Some(dialled.relation);
     // What stands if the task is dropped before anything was seen: judged by the address alone.
     judge(connection, &Host::Address(connection.original.ip()), &mut pending);
+    pass(connection, stream, Bytes::new(), dialled.stream, pending).await;
+}
+
+/// Lets everything pass to `origin`, beginning with what was `received` already, and notes what can be seen of it.
+pub(super) async fn pass(
+    connection: &Connection,
+    stream: TcpStream,
+    received: Bytes,
+    origin: TcpStream,
+    mut pending: Pending,
+) {
     let counters = Arc::new(Counters::default());
     pending.count(Arc::clone(&counters) as _);
     let limits = &connection.services.limits;
@@ -56,8 +67,10 @@ pub(super) async fn serve(connection: &Connection, stream: TcpStream) {
         opening: None,
         request: None,
     };
+    // Whether that is enough or not: looking again costs nothing.
+    let _more_is_wanted = seen.look(connection, &received);
     let look = |bytes: &[u8]| seen.look(connection, bytes);
-    let ending = tunnel::sniff(stream, dialled.stream, limits, &counters, look).await;
+    let ending = tunnel::sniff(stream, origin, received, limits, &counters, look).await;
     seen.note(connection, &mut pending);
     pending.finish(ending);
 }
@@ -94,10 +107,18 @@ impl Seen {
         match self.opening {
             Some(Opening::Tls(hello)) => {
                 pending.tls = Some(hello.facts);
-                let host = hello
-                    .server_name
-                    .map_or_else(|| Host::Address(connection.original.ip()), Host::Name);
-                judge(connection, &host, pending);
+                match (&connection.via, hello.server_name) {
+                    (Via::Tunnel(host), name) => {
+                        let refused = explicit::contradiction(connection, host, name.as_ref());
+                        if let Some(outcome) = refused {
+                            pending.verdict = Verdict::without_rule(outcome);
+                        }
+                    }
+                    (Via::Connect | Via::Proxy, Some(name)) => judge(connection, &Host::Name(name), pending),
+                    (Via::Connect | Via::Proxy, None) => {
+                        judge(connection, &Host::Address(connection.original.ip()), pending);
+                    }
+                }
             }
             Some(Opening::Http1) => {
                 if let Some(request) = self.request {
@@ -107,6 +128,8 @@ impl Seen {
                     pending.user_agent = request.user_agent;
                 }
             }
+            // The CONNECT has a name, whatever is spoken behind it.
+            Some(Opening::Unreadable(_)) if connection.via != Via::Connect => {}
             Some(Opening::Unreadable(why)) => pending.verdict = Verdict::without_rule(why.outcome()),
             // HTTP/2 has many streams with a name each, and the first bytes have none of them.
             Some(Opening::Http2) | None => {}
@@ -115,16 +138,10 @@ impl Seen {
 }
 
 fn judge(connection: &Connection, host: &Host, pending: &mut Pending) {
-    let original = connection.original;
-    let target = Target {
-        host,
-        port: original.port(),
-        address: original.ip(),
-        request: None,
-    };
-    pending.verdict = connection.view().judge(&target);
+    let port = connection.original.port();
+    pending.verdict = connection.judge(&connection.view(), host, port, None);
     pending.asked = Asked::Tunnel {
         host: host.clone(),
-        port: original.port(),
+        port,
     };
 }

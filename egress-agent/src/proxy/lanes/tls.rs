@@ -9,11 +9,11 @@ use tokio::net::TcpStream;
 use super::FORBIDDEN;
 use crate::{
     access_log::{Asked, Ending, Pending},
-    policy::{Host, PolicyView, Target, Verdict},
+    policy::{Host, PolicyView, Verdict},
     proxy::{
         client_hello::ClientHello,
         connection::Connection,
-        dial::DialError,
+        dial::{DialError, Dialled},
         refuse::{self, Alert},
         tunnel::{self, Counters},
     },
@@ -39,13 +39,7 @@ pub(super) async fn serve(
         .map_or_else(|| Host::Address(connection.original.ip()), Host::Name);
     let port = connection.original.port();
     let view = connection.view();
-    let target = Target {
-        host: &host,
-        port,
-        address: connection.original.ip(),
-        request: None,
-    };
-    let mut verdict = view.judge(&target);
+    let mut verdict = connection.judge(&view, &host, port, None);
     if !is_named && verdict.outcome == Outcome::NoRule {
         verdict.outcome = Outcome::NoServerName;
     }
@@ -73,36 +67,42 @@ pub(super) async fn forward(
     received: Bytes,
     mut pending: Pending,
 ) {
-    match connection.dial(host, view).await {
+    match connection.dial(host, connection.original.port(), view).await {
         Ok(dialled) => {
             pending.status = ESTABLISHED;
             pending.upstream = Some(dialled.address);
             pending.relation = Some(dialled.relation);
-            let counters = Arc::new(Counters::default());
-            pending.count(Arc::clone(&counters) as _);
-            let limits = &connection.services.limits;
-            let revoked = connection.revoked(|view| is_refused(connection, view, host, dialled.address.ip()));
-            let ending = tokio::select! {
-                ending = tunnel::tunnel(stream, dialled.stream, received, limits, &counters) => ending,
-                // The tunnel is dropped before its end: both legs are reset.
-                () = revoked => Ending::PolicyChanged,
-            };
-            pending.finish(ending);
+            carry(connection, host, stream, received, dialled, pending).await;
         }
         Err(error) => fail(stream, error, pending).await,
     }
 }
 
+/// Tunnels between a client and what was dialled for it, to the end or until a new policy refuses it.
+pub(super) async fn carry(
+    connection: &Connection,
+    host: &Host,
+    stream: TcpStream,
+    received: Bytes,
+    dialled: Dialled,
+    mut pending: Pending,
+) {
+    let counters = Arc::new(Counters::default());
+    pending.count(Arc::clone(&counters) as _);
+    let limits = &connection.services.limits;
+    let revoked = connection.revoked(|view| is_refused(connection, view, host, dialled.address.ip()));
+    let ending = tokio::select! {
+        ending = tunnel::tunnel(stream, dialled.stream, received, limits, &counters) => ending,
+        // The tunnel is dropped before its end: both legs are reset.
+        () = revoked => Ending::PolicyChanged,
+    };
+    pending.finish(ending);
+}
+
 /// Whether the policies no longer allow the tunnel to `host`, or the address that it was dialled at.
 fn is_refused(connection: &Connection, view: &PolicyView, host: &Host, dialled: IpAddr) -> bool {
     let port = connection.original.port();
-    let target = Target {
-        host,
-        port,
-        address: connection.original.ip(),
-        request: None,
-    };
-    !view.judge(&target).is_allow() || view.refused_answer(dialled, port).is_some()
+    !connection.judge(view, host, port, None).is_allow() || view.refused_answer(dialled, port).is_some()
 }
 
 /// Ends a connection whose origin cannot be reached: refused by policy after all with an alert, else with the reset that

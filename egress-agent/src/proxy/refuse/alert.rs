@@ -39,6 +39,7 @@ impl Alert {
             | Outcome::NoStorage
             | Outcome::UnknownFamily
             | Outcome::NoListener
+            | Outcome::Unvetted
             | Outcome::QueryAmbiguous
             | Outcome::NoRule
             | Outcome::ClusterDeny
@@ -61,7 +62,8 @@ impl Alert {
             | Outcome::DirectFull
             | Outcome::Revoked
             | Outcome::OpenedBefore
-            | Outcome::NoKnownName => Some(Self::AccessDenied),
+            | Outcome::NoKnownName
+            | Outcome::TunnelMismatch => Some(Self::AccessDenied),
             Outcome::NoServerName => Some(Self::MissingExtension),
             Outcome::AmbiguousServerName | Outcome::HeadTooLarge => Some(Self::IllegalParameter),
             Outcome::InvalidServerName => Some(Self::UnrecognizedName),

@@ -523,7 +523,15 @@ fn a_sniffer_sees_the_clients_first_bytes_and_delays_nobody() {
                     ControlFlow::Break(())
                 }
             };
-            let ending = sniff(client_leg, origin_leg, &Limits::default(), &counters, sniffer).await;
+            let ending = sniff(
+                client_leg,
+                origin_leg,
+                Bytes::new(),
+                &Limits::default(),
+                &counters,
+                sniffer,
+            )
+            .await;
             assert_eq!((ending, counters.to_origin()), (Ending::Complete, 12));
         });
     });

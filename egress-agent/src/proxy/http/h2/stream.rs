@@ -88,6 +88,7 @@ pub(super) async fn handle(
             });
             let allowed = Allowed {
                 host: target.host.clone(),
+                port: target.port,
                 view,
                 enforced,
             };

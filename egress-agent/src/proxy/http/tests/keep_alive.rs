@@ -22,7 +22,7 @@ fn get(host: &str, path: &str) -> String {
 fn url_of(record: &Record) -> String {
     match &record.asked {
         Asked::Request { url, .. } => url.to_string(),
-        other @ (Asked::Nothing | Asked::Tunnel { .. }) => format!("{other:?}"),
+        other @ (Asked::Nothing | Asked::Tunnel { .. } | Asked::Connect { .. }) => format!("{other:?}"),
     }
 }
 

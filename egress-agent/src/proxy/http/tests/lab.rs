@@ -27,8 +27,9 @@ use crate::{
     netns::Netns,
     policy::{self, PolicySet, PolicyStore},
     proxy::{
-        connection::{Connection, Route, Services},
+        connection::{Connection, Route, Services, Via},
         dial::{DialSettings, Dialer},
+        explicit::ExplicitProxy,
         limits::Limits,
         resolve::{NameServers, ResolveSettings},
     },
@@ -124,6 +125,7 @@ impl Lab {
             dns: Forwarder::new(ForwardSettings::default(), Arc::clone(&names), DnsLog::default()),
             names,
             client_first: vec![80],
+            proxy: ExplicitProxy::default(),
             log: AccessLog::default(),
             limits,
         });
@@ -153,17 +155,20 @@ impl Lab {
             accepted_at: jiff::Timestamp::now(),
             client,
             original: SocketAddr::from(([127, 0, 1, 1], self.port)),
+            via: Via::Connect,
             workload: Arc::new(Workload {
                 namespace: "shop".to_owned(),
                 name: "cart-1".to_owned(),
                 ..Workload::default()
             }),
+            identity: None,
             process: Process::default(),
             foreign: false,
             route: route(),
         });
         let served = serve(connection, accepted, Bytes::new(), protocol, self.watcher.clone());
-        self.served.push(tokio::task::spawn_local(served));
+        self.served
+            .push(tokio::task::spawn_local(async { drop(served.await) }));
         Wire::new(stream)
     }
 

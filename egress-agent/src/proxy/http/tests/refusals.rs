@@ -163,9 +163,10 @@ fn connect_is_refused() {
         lab.origin("good.test").heard_nothing();
         let records = lab.records().await;
         assert_eq!(records[0].verdict.outcome, Outcome::ForbiddenMethod);
-        let asked = Asked::Tunnel {
+        let asked = Asked::Connect {
             host: crate::policy::Host::parse("good.test").unwrap(),
             port: 443,
+            version: http::Version::HTTP_11,
         };
         assert_eq!(records[0].asked, asked);
     });
