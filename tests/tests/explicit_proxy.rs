@@ -433,7 +433,11 @@ async fn each_request_of_a_connection_is_judged() {
 async fn a_tunnel_carries_no_other_name_than_its_own() {
     let world = World::new().await;
     let good = world.https("good.test").await;
-    let other = world.https("other.test").await;
+    let other = world
+        .raw("other.test", 443, |mut connection| async move {
+            connection.read_some().await.map(drop)
+        })
+        .await;
     let script = to_proxy()
         .send(&connect("other.test:443"))
         .read_until(b"\r\n\r\n")
@@ -463,7 +467,11 @@ async fn a_tunnel_carries_no_other_name_than_its_own() {
 
 async fn a_tunnel_without_a_server_name_is_refused() {
     let world = World::new().await;
-    let good = world.https("good.test").await;
+    let good = world
+        .raw("good.test", 443, |mut connection| async move {
+            connection.read_some().await.map(drop)
+        })
+        .await;
     let script = to_proxy()
         .send(&connect("good.test:443"))
         .read_until(b"\r\n\r\n")
@@ -515,7 +523,11 @@ async fn clear_requests_in_a_tunnel_are_judged_one_by_one() {
 
 async fn bytes_of_no_known_protocol_in_a_tunnel_are_reset() {
     let world = World::new().await;
-    let good = world.https("good.test").await;
+    let good = world
+        .raw("good.test", 443, |mut connection| async move {
+            connection.read_some().await.map(drop)
+        })
+        .await;
     let script = to_proxy()
         .send(&connect("good.test:443"))
         .read_until(b"\r\n\r\n")
@@ -554,7 +566,12 @@ async fn a_server_that_speaks_first_is_reached_through_a_tunnel() {
 
 async fn an_address_is_judged_as_an_address() {
     let world = World::new().await;
-    let good = world.https("good.test").await;
+    let good = world
+        .raw("good.test", 443, |mut connection| async move {
+            connection.read_some().await?;
+            connection.send(&[21]).await
+        })
+        .await;
     let tls = |target: &str, name| {
         to_proxy()
             .send(&connect(target))
