@@ -356,7 +356,7 @@ impl<'w> Node<'w> {
             &format!(
                 "instance: {instance}\nnameservers: [{AGENT_DNS:?}]\ncgroup: {}\npolicyDir: {}\n\
                  accessLog:\n- {{format: json, target: {}}}\n\
-                 kubernetes:\n  nodeName: {NODE}\n  kubeconfig: {}\n{more}\n",
+                 kubernetes:\n  nodeName: {NODE}\n  kubeconfig: {}\n  policies: false\n  events: false\n{more}\n",
                 kubepods.display(),
                 world.path("policies").display(),
                 world.path("log.json").display(),

@@ -76,7 +76,8 @@ async fn daemon(config: Config, take_over: bool, hold: bool) -> anyhow::Result<E
     let prepared = async {
         let mut place = place::find(&config).await?;
         let followed = match (&config.kubernetes, place.pods.take()) {
-            (Some(entries), Some(root)) => Some(node::follow(entries, &place, root).await?),
+            // At a node's boot there is no API server that would answer.
+            (Some(entries), Some(root)) if !hold => Some(node::follow(entries, &place, root).await?),
             _ => None,
         };
         anyhow::Ok((place, followed))
@@ -93,6 +94,8 @@ async fn daemon(config: Config, take_over: bool, hold: bool) -> anyhow::Result<E
     let first = tokio::select! {
         biased;
         () = stop_signals.recv() => return Ok(ExitCode::SUCCESS),
+        // Whoever only holds denies everything: the kernel's tables must not say of anybody that he may pass.
+        () = std::future::ready(()), if hold => PolicySet::default(),
         first = sources.first() => first,
     };
     let services = services(&config, first, &policies.denials)?;
