@@ -350,7 +350,7 @@ impl<'w> Node<'w> {
                  contexts:\n- {{name: lab, context: {{cluster: lab, user: lab}}}}\n"
             ),
         );
-        world.file("policies/none.yaml", "");
+        world.file("policies/README", "Policies are put beside this file.\n");
         let config = world.file(
             "config.yaml",
             &format!(
