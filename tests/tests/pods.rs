@@ -321,7 +321,11 @@ async fn a_thousand_pods_come_and_go_and_leave_nothing() {
     let node = Node::start(&world, "").await;
     let warm = Pod::new(u32::MAX, "team-a", "warm");
     server.pod(&warm);
-    assert_eq!(codes(&node, &world, &warm, &place).await, "502,403,");
+    assert_eq!(
+        codes(&node, &world, &warm, &place).await,
+        "503,403,",
+        "nobody listens there"
+    );
     node.eventually("the first is gone", async || Held::by(&node).await.sites == 1)
         .await;
     let before = Held::by(&node).await;
