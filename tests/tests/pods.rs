@@ -12,6 +12,7 @@ use egress_tests::{
     lab::{Place, World},
     promises,
     raw_client::Script,
+    require::Need,
 };
 use serde_json::json;
 
@@ -25,7 +26,7 @@ promises![
     without_an_api_server_what_is_known_stays_and_status_says_since_when,
     an_agent_in_a_pod_is_exempt_by_its_own_container,
     a_kubelets_cgroup_that_is_not_there_yet_is_made,
-    a_thousand_pods_come_and_go_and_leave_nothing: alone,
+    a_thousand_pods_come_and_go_and_leave_nothing: [Need::Time],
 ];
 
 /// A world with an API server that knows two teams, one of which may reach good.test.
