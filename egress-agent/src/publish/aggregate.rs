@@ -59,7 +59,7 @@ struct Key {
     what: Option<What>,
 }
 
-/// Host, port, outcome, rule, and whether it was UDP.
+/// Host, port, outcome, rule, and whether it was enforced.
 type What = (String, Option<u16>, &'static str, Option<String>, bool);
 
 impl Aggregate {
