@@ -157,6 +157,8 @@ impl Guest {
         };
         let mut lines = vec![
             format!("modules {}", path(&kernel.modules())?),
+            format!("keep {}", path(&workspace::root())?),
+            format!("keep {}", path(&workspace::target()?)?),
             format!("directory {}", path(&tests)?),
             "env PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
             "env HOME=/tmp".to_owned(),

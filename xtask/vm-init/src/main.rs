@@ -37,6 +37,8 @@ struct Plan {
     modules: PathBuf,
     /// Modules to be loaded once the host's files are there.
     modprobe: Vec<String>,
+    /// Directories of the host that are wanted also if they are in one of those that begin empty here.
+    keep: Vec<PathBuf>,
     directory: PathBuf,
     environment: Vec<(String, String)>,
     command: Vec<String>,
@@ -71,7 +73,7 @@ fn run() -> Result<i32> {
         insmod(module)?;
     }
     take_the_hosts_files()?;
-    mount_the_usual()?;
+    mount_the_usual(&plan.keep)?;
     plan.adopt_modules()?;
     sethostname("guest").context("hostname")?;
     run_and_reap(&plan)
@@ -87,6 +89,7 @@ impl Plan {
                 "insmod" => plan.insmod.push(value.into()),
                 "modules" => plan.modules = value.into(),
                 "modprobe" => plan.modprobe.push(value.to_owned()),
+                "keep" => plan.keep.push(value.into()),
                 "directory" => plan.directory = value.into(),
                 "env" => {
                     let (name, value) = value.split_once('=').with_context(|| format!("plan: {line}"))?;
@@ -102,15 +105,7 @@ impl Plan {
     /// Puts the kernel's modules where it and modprobe look for them.
     fn adopt_modules(&self) -> Result<()> {
         let place = Path::new("/usr/lib/modules");
-        fs::create_dir_all(place).context("/usr/lib/modules")?;
-        mount(
-            Some(&self.modules),
-            place,
-            None::<&str>,
-            MsFlags::MS_BIND,
-            None::<&str>,
-        )
-        .with_context(|| format!("{} on {}", self.modules.display(), place.display()))?;
+        bind(&self.modules, place)?;
         for module in &self.modprobe {
             let status = Command::new("/usr/sbin/modprobe").arg(module).status();
             if !status.context("modprobe")?.success() {
@@ -151,7 +146,7 @@ fn take_the_hosts_files() -> Result<()> {
 }
 
 /// What a Linux system has mounted before the first user logs in.
-fn mount_the_usual() -> Result<()> {
+fn mount_the_usual(keep: &[PathBuf]) -> Result<()> {
     let none = MsFlags::empty();
     let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount_at("/proc", "proc", safe, "")?;
@@ -159,10 +154,30 @@ fn mount_the_usual() -> Result<()> {
     mount_at("/dev", "devtmpfs", MsFlags::MS_NOSUID, "")?;
     mount_at("/dev/pts", "devpts", none, "mode=0620,ptmxmode=0666,gid=5")?;
     mount_at("/dev/shm", "tmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "")?;
+    let hidden = |path: &&PathBuf| ["/run", "/tmp"].iter().any(|place| path.starts_with(place));
+    let kept: Vec<_> = keep.iter().filter(hidden).enumerate().collect();
+    for (number, path) in &kept {
+        bind(path, Path::new(&format!("/kept/{number}")))?;
+    }
     mount_at("/run", "tmpfs", none, "mode=0755")?;
     mount_at("/tmp", "tmpfs", none, "mode=1777")?;
+    for (number, path) in &kept {
+        bind(Path::new(&format!("/kept/{number}")), path)?;
+    }
     mount_at("/sys/fs/cgroup", "cgroup2", safe, "")?;
     mount_at("/sys/fs/bpf", "bpf", safe, "mode=0700")
+}
+
+fn bind(directory: &Path, place: &Path) -> Result<()> {
+    fs::create_dir_all(place).with_context(|| format!("mkdir {}", place.display()))?;
+    mount(
+        Some(directory),
+        place,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .with_context(|| format!("{} on {}", directory.display(), place.display()))
 }
 
 fn mount_at(place: &str, kind: &str, flags: MsFlags, options: &str) -> Result<()> {
