@@ -15,8 +15,9 @@ pub struct FlowKey {
     pub listener: u32,
 }
 
-/// What connect(2) was asked, and by whom. Kept in the socket's own storage (freed with it). A redirected one is published
-/// for the agent under a [`FlowKey`] just before the SYN leaves, a direct one under the socket's cookie.
+/// By whom a socket was made, and what connect(2) was asked, and by whom. Kept in the socket's own storage (freed with it). A
+/// redirected connect is published for the agent under a [`FlowKey`] just before the SYN leaves, a direct one under the
+/// socket's cookie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Flow {
@@ -50,7 +51,8 @@ pub struct Flow {
     pub socket: u64,
     /// CLOCK_BOOTTIME of the connect, in nanoseconds.
     pub time: u64,
-    /// Thread group id in the root pid namespace.
+    /// Thread group id in the root pid namespace of who connected last, or else made the socket. 0: before the programs
+    /// were attached.
     pub pid: u32,
     /// User id in the root user namespace.
     pub uid: u32,

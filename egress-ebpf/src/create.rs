@@ -37,6 +37,6 @@ fn refuse(ctx: &SockContext, cgroup: u64, protocol: u32, outcome: Outcome) -> Ve
     };
     // SAFETY: the helper takes the context of a cgroup_sock program.
     let socket = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    report::observed(&key, 0, socket, By::Task as u32);
+    report::observed(&key, 0, socket, By::Task as u32, None);
     Verdict::Refuse
 }

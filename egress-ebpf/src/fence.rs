@@ -512,5 +512,5 @@ fn refuse(ctx: &TcContext, fence: &Fence, destination: Endpoint, protocol: u32) 
         protocol: protocol as u16,
         outcome: Outcome::Unvetted as u16,
     };
-    report::observed(&key, fence.netns, 0, By::Packet as u32);
+    report::observed(&key, fence.netns, 0, By::Packet as u32, None);
 }

@@ -74,27 +74,28 @@ pub fn judge(ctx: &SkBuffContext) -> Verdict {
             Verdict::Proceed
         }
         PacketDecision::Report(outcome) => {
-            told(cgroup, &facts, outcome);
+            told(cgroup, &facts, outcome, flow);
             Verdict::Proceed
         }
         PacketDecision::Deny(_) if tables::is_exempt(cgroup) => Verdict::Proceed,
         PacketDecision::Deny(outcome) => {
-            told(cgroup, &facts, outcome);
+            told(cgroup, &facts, outcome, flow);
             Verdict::Refuse
         }
     }
 }
 
 #[inline(always)]
-fn told(cgroup: u64, facts: &decide::Packet<'_>, outcome: Outcome) {
+fn told(cgroup: u64, facts: &decide::Packet<'_>, outcome: Outcome, flow: Option<*mut Flow>) {
     let key = ObservedKey {
         cgroup,
         destination: facts.destination,
         protocol: facts.protocol as u16,
         outcome: outcome as u16,
     };
-    // On Linux 6.1 and 6.12 programs of this type may not ask for the running task either.
-    report::observed(&key, 0, 0, By::Packet as u32);
+    // SAFETY: the storage of the socket that the packet holds.
+    let flow = flow.map(|flow| unsafe { &*flow });
+    report::observed(&key, 0, 0, By::Packet as u32, flow);
 }
 
 /// Lets the packets of a held connect go once there is the listener they are addressed to. Until then the SYN is

@@ -9,6 +9,7 @@ use egress_common::{
     address::Endpoint,
     counter::{self, COUNTERS, Counter},
     event::{ListenerWanted, Observed, ObservedKey, REPORT_INTERVAL},
+    flow::Flow,
     outcome::Outcome,
 };
 
@@ -22,7 +23,8 @@ use crate::{
 pub enum By {
     /// The task whose call is running, by its socket.
     Task,
-    /// Whoever sent a packet: the task that runs now may be another one.
+    /// Whoever made the socket of a packet: the task that runs now may be another one, and programs of packets may not ask
+    /// for it on Linux 6.1 and 6.12.
     Packet,
 }
 
@@ -49,13 +51,14 @@ pub fn attempt(ctx: &SockAddrContext, netns: u64, destination: &Endpoint, protoc
         protocol: protocol as u16,
         outcome: outcome as u16,
     };
-    observed(&key, netns, context::socket_cookie(ctx), By::Task as u32);
+    observed(&key, netns, context::socket_cookie(ctx), By::Task as u32, None);
 }
 
-/// Counts an attempt, and reports it if it is the first of its kind or the last report is long ago. `by` is a [`By`]. A
-/// function of its own in the kernel, too: inlined, its stack would add up with that of every caller.
+/// Counts an attempt, and reports it if it is the first of its kind or the last report is long ago. `by` is a [`By`], `flow`
+/// what is kept with the packet's socket. A function of its own in the kernel, too: inlined, its stack would add up with that
+/// of every caller.
 #[inline(never)]
-pub fn observed(key: &ObservedKey, netns: u64, socket: u64, by: u32) {
+pub fn observed(key: &ObservedKey, netns: u64, socket: u64, by: u32, flow: Option<&Flow>) {
     increment(u32::from(key.outcome) & (COUNTERS - 1));
     let now = context::now();
     if let Some(entry) = OBSERVED.get_ptr_mut(key) {
@@ -71,7 +74,7 @@ pub fn observed(key: &ObservedKey, netns: u64, socket: u64, by: u32) {
         let total = entry.count;
         let pending = total.wrapping_sub(entry.told);
         entry.told = total;
-        event(key, netns, socket, by, pending, total);
+        event(key, netns, socket, (by, flow), (pending, total));
         return;
     }
     let first = Observed {
@@ -82,7 +85,7 @@ pub fn observed(key: &ObservedKey, netns: u64, socket: u64, by: u32) {
     if OBSERVED.insert(key, first, 0).is_err() {
         count_loss(Counter::ObservedFull);
     }
-    event(key, netns, socket, by, 1, 1);
+    event(key, netns, socket, (by, flow), (1, 1));
 }
 
 /// Counts an outcome of this CPU.
@@ -106,7 +109,13 @@ fn increment(index: u32) {
 }
 
 #[inline(always)]
-fn event(key: &ObservedKey, netns: u64, socket: u64, by: u32, attempts: u64, total: u64) {
+fn event(
+    key: &ObservedKey,
+    netns: u64,
+    socket: u64,
+    (by, flow): (u32, Option<&Flow>),
+    (attempts, total): (u64, u64),
+) {
     let Some(mut entry) = EVENTS.reserve(0) else {
         count_loss(Counter::EventsLost);
         return;
@@ -129,6 +138,10 @@ fn event(key: &ObservedKey, netns: u64, socket: u64, by: u32, attempts: u64, tot
         (*event).command = [0; 16];
         if by == By::Task as u32 {
             context::identify(&mut (*event).pid, &mut (*event).uid, &mut (*event).command);
+        } else if let Some(flow) = flow {
+            (*event).pid = flow.pid;
+            (*event).uid = flow.uid;
+            (*event).command = flow.command;
         }
     }
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));

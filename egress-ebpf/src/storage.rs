@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use egress_common::flow::Flow;
 
-use crate::{Verdict, maps::SOCKETS};
+use crate::{Verdict, context, maps::SOCKETS};
 
 const SOL_SOCKET: i32 = 1;
 const SO_BINDTODEVICE: i32 = 25;
@@ -37,13 +37,17 @@ pub fn of_context(socket: *mut core::ffi::c_void) -> Option<*mut Flow> {
     lookup(socket, core::ptr::null(), 0)
 }
 
-/// Notes in which cgroup a socket was made: its hooks will always be those of that cgroup, whoever uses it later.
+/// Notes by whom a socket was made, and in which cgroup: its hooks will always be those of that cgroup, whoever uses it
+/// later.
 #[inline(always)]
 pub fn note_birth(ctx: &SockContext, cgroup: u64) -> Verdict {
     match lookup(ctx.as_ptr(), &raw const EMPTY, BPF_SK_STORAGE_GET_F_CREATE) {
         Some(state) => {
             // SAFETY: the storage of a socket that is being made.
-            unsafe { (*state).birth_cgroup = cgroup };
+            let flow = unsafe { &mut *state };
+            flow.birth_cgroup = cgroup;
+            // For what is told of packets. Every connect that is redirected or direct writes it anew.
+            context::identify(&mut flow.pid, &mut flow.uid, &mut flow.command);
             Verdict::Proceed
         }
         // Without the note a socket could change hands unseen.
