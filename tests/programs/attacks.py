@@ -8,7 +8,7 @@
 #   before   during it, still outside
 #   run      in the cgroup of the workload `a`, with the capabilities of an ordinary container (or in that of `exec`, with
 #            what that leaves). Its value is what was seen; an OSError is seen as its name (EPERM), a time limit as `timeout`
-import ctypes, errno, json, mmap, os, select, signal, socket, struct, subprocess, sys, time, types
+import ctypes, errno, fcntl, json, mmap, os, select, signal, socket, struct, subprocess, sys, time, types
 
 GOOD4, GOOD6 = "198.51.100.10", "2001:db8:1::10"
 EVIL4, EVIL6 = "198.51.100.66", "2001:db8:1::66"
@@ -172,8 +172,9 @@ def segment_route(*segments):
 
 
 def hardware(interface):
-    with open(f"/sys/class/net/{interface}/address") as file:
-        return bytes.fromhex(file.read().strip().replace(":", ""))
+    # Not from /sys, which may be of another network namespace. SIOCGIFHWADDR.
+    request = fcntl.ioctl(sock(UDP), 0x8927, struct.pack("16s24x", interface.encode()))
+    return request[18:24]
 
 
 def gateway():
@@ -409,7 +410,8 @@ def main():
     rows = {row["id"]: row | {"number": number} for number, row in enumerate(specification["rows"])}
     it.gateway = gateway() if it.tree else None
     # Who is to be killed and traced: without an agent, somebody who does not matter.
-    it.agent = os.getppid() if specification["agent"] else subprocess.Popen(["sleep", "1000"]).pid
+    nobody = None if specification["agent"] else subprocess.Popen(["sleep", "1000"])
+    it.agent = nobody.pid if nobody else os.getppid()
     early = {row["id"]: Attempt(row) for row in rows.values() if row.get("early")}
     print("ready", flush=True)
     # Opened for reading until the test has told the last one.
@@ -418,6 +420,8 @@ def main():
             name = line.strip()
             attempt = early.pop(name, None) or Attempt(rows[name])
             print(json.dumps({"id": name, "seen": attempt.finish(), "end": name}), flush=True)
+    if nobody:
+        nobody.kill()
 
 
 main()

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     agent::{Finished, Running, Start, verb},
-    clients::{Client, curl},
+    clients::{Client, curl, shell},
     lab::{AGENT_DNS, Place, World},
     patience::seconds,
 };
@@ -211,6 +211,25 @@ impl<'w> Daemon<'w> {
             .start_in(place, &self.tree.join(name), client)
             .finish()
             .await
+    }
+
+    /// Starts a member of the workload `a` in `place`, whose network namespace is not the daemon's, and waits until that is
+    /// fenced.
+    ///
+    /// # Panics
+    /// It never is.
+    pub async fn fenced(&self, place: &Place) -> Running<'w> {
+        let member = self
+            .world
+            .start_in(place, &self.tree.join("a"), &shell("echo here; exec sleep 1000"));
+        member.says("here").await;
+        self.eventually("its namespace is fenced", async || {
+            self.status()
+                .await
+                .is_some_and(|status| status["fences"]["namespaces"] == 1)
+        })
+        .await;
+        member
     }
 
     /// The status codes of requests for `good.test` and `other.test`.

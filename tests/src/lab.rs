@@ -11,6 +11,7 @@
 //! the same zone: 198.51.100.53 is the one that the agent is told to ask, 198.51.100.54 is in the workload's
 //! resolv.conf. So a test sees who asked what.
 
+mod agents;
 pub mod cgroup;
 mod place;
 pub mod traces;
@@ -30,6 +31,7 @@ use std::{
 
 use tempfile::TempDir;
 
+use self::agents::Agents;
 use crate::{
     agent::{Exec, Running, Start},
     certificates::Authority,
@@ -62,6 +64,8 @@ const NAMES: [(&str, &[&str]); 5] = [
 pub struct World {
     /// Dropped first: it ends the processes that use the rest.
     pub cgroup: Cgroup,
+    /// Dropped next: it removes what killed agents have left in the kernel.
+    pub(crate) agents: Agents,
     /// Where the first workload and its agent run.
     pub client: Place,
     /// Where the origins and the DNS servers run.
@@ -102,8 +106,10 @@ impl World {
             .expect("a directory");
         // Workloads that run as other users look at the files of the test too.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+        let cgroup = Cgroup::new();
         let world = Self {
-            cgroup: Cgroup::new(),
+            agents: Agents::of(&cgroup),
+            cgroup,
             client,
             origins,
             zone,

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, UdpSocket};
 
 use egress_tests::{
-    agent::{Running, verb},
+    agent::verb,
     clients::{Client, python, shell},
     daemon::Daemon,
     lab::{Place, World},
@@ -95,7 +95,8 @@ def attacks(name):
     ]
 
 def hardware(name):
-    with open(f"/sys/class/net/{name}/address") as file: return bytes.fromhex(file.read().strip().replace(":", ""))
+    # Not from /sys, which may be of another network namespace. SIOCGIFHWADDR.
+    return fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8927, struct.pack("16s24x", name.encode()))[18:24]
 
 def gateway():
     # Asked for by a datagram to an internal address.
@@ -178,20 +179,6 @@ async fn unopposed(world: &World, attack: &Client) {
     world.directly(attack).await.succeeded();
 }
 
-/// Starts a member of the workload `a` in `place` and waits until its namespace is fenced.
-async fn fenced<'w>(daemon: &Daemon<'_>, world: &'w World, place: &Place) -> Running<'w> {
-    let member = world.start_in(
-        place,
-        &daemon.tree.join("a"),
-        &shell("echo here; exec sleep 1000"),
-    );
-    member.says("here").await;
-    daemon
-        .eventually("its namespace is fenced", async || fences(daemon).await == 1)
-        .await;
-    member
-}
-
 async fn fences(daemon: &Daemon<'_>) -> u64 {
     let status = daemon.status().await.unwrap_or_default();
     status["fences"]["namespaces"].as_u64().unwrap_or(0)
@@ -225,7 +212,7 @@ async fn a_packet_socket_sends_nothing_out() {
     }
     let wire = Wire::tap(&world.origins, PROTOCOLS).await;
     let daemon = Daemon::beyond(&world, CONFIG).await;
-    let _member = fenced(&daemon, &world, &world.client).await;
+    let _member = daemon.fenced(&world.client).await;
 
     daemon.run("a", &world.client, &attack).await.succeeded();
 
@@ -249,7 +236,7 @@ async fn a_tun_device_sends_nothing_out() {
     }
     let wire = Wire::tap(&world.origins, PROTOCOLS).await;
     let daemon = Daemon::beyond(&world, CONFIG).await;
-    let _member = fenced(&daemon, &world, &world.client).await;
+    let _member = daemon.fenced(&world.client).await;
 
     daemon.run("a", &world.client, &attack).await.succeeded();
 
@@ -279,7 +266,7 @@ time.sleep(0.2)
     );
     let wire = Wire::tap(&world.origins, PROTOCOLS).await;
     let daemon = Daemon::beyond(&world, CONFIG).await;
-    let _member = fenced(&daemon, &world, &world.client).await;
+    let _member = daemon.fenced(&world.client).await;
 
     daemon.run("a", &world.client, &attack).await.succeeded();
 
@@ -294,7 +281,7 @@ async fn what_root_in_the_namespace_makes_of_a_packet_does_not_leave() {
     let good = world.http("good.test").await;
     let wire = Wire::tap(&world.origins, PROTOCOLS).await;
     let daemon = Daemon::beyond(&world, CONFIG).await;
-    let _member = fenced(&daemon, &world, &world.client).await;
+    let _member = daemon.fenced(&world.client).await;
     let translate = shell(
         "tc qdisc add dev eth0 clsact && tc filter add dev eth0 egress protocol ip u32 match ip dst 198.51.100.10/32 \
          action pedit ex munge ip dst set 198.51.100.66 pipe action csum ip tcp",
@@ -368,7 +355,7 @@ async fn what_a_verdict_has_let_out_passes_a_fence() {
     let server = world.start_in(&world.origins, world.cgroup.path(), &server);
     server.says("serving").await;
     let daemon = Daemon::beyond(&world, CONFIG).await;
-    let _member = fenced(&daemon, &world, &world.client).await;
+    let _member = daemon.fenced(&world.client).await;
 
     assert_eq!(daemon.codes("a", &world.client).await, "200,403,");
     let direct = python(
@@ -440,7 +427,7 @@ async fn a_fence_outlives_its_agent_and_is_taken_over() {
     let _good = world.http("good.test").await;
     let attack = program(&world, "attack", r#"packet_socket(attacks(sys.argv[1]))"#);
     let daemon = Daemon::beyond(&world, CONFIG).await;
-    let _member = fenced(&daemon, &world, &world.client).await;
+    let _member = daemon.fenced(&world.client).await;
     let wire = Wire::tap(&world.origins, PROTOCOLS).await;
 
     daemon.kill();
@@ -496,7 +483,7 @@ fn good(world: &World) -> Client {
 async fn a_fence_that_somebody_takes_away_is_put_back() {
     let (world, wire) = world().await;
     let daemon = Daemon::beyond(&world, CONFIG).await;
-    let _member = fenced(&daemon, &world, &world.client).await;
+    let _member = daemon.fenced(&world.client).await;
 
     let pins = daemon.pins().display().to_string();
     let take_away = shell(&format!(
@@ -525,7 +512,7 @@ async fn a_fence_that_somebody_takes_away_is_put_back() {
 async fn an_audited_workload_is_not_fenced() {
     let (world, wire) = world().await;
     let daemon = Daemon::beyond(&world, CONFIG).await;
-    let member = fenced(&daemon, &world, &world.client).await;
+    let member = daemon.fenced(&world.client).await;
     let audit =
         egress_tests::daemon::policy("a", "team-a", "good.test").replace("spec:\n", "spec:\n  mode: Audit\n");
 

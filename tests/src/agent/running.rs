@@ -154,14 +154,15 @@ impl<'w> Start<'w> {
                 drop(pipe.write_all(&bytes).await);
             });
         }
+        let pid = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .expect("a process id");
+        self.world.agents.started(pid);
         Running {
             world: self.world,
             begun: Instant::now(),
-            pid: child
-                .id()
-                .and_then(|id| i32::try_from(id).ok())
-                .map(Pid::from_raw)
-                .expect("a process id"),
+            pid: Pid::from_raw(pid),
             stdout: Stream::read(child.stdout.take()),
             stderr: Stream::read(child.stderr.take()),
             child,

@@ -18,6 +18,7 @@ use crate::{
     dns::Answer,
     lab::{World, ip},
     origins::{Origin, RawConnection},
+    patience::seconds,
 };
 
 /// The names that workload `a` may look up.
@@ -44,8 +45,11 @@ const ROUTES: [&str; 5] = [
     "64:ff9b::/96",
 ];
 
+/// What the tap's marks are sent to, so that they pass a fence.
+const MARKS_ARE_INTERNAL: &str = "internal: [198.51.100.250/32, '2001:db8:1::250/128']";
+
 /// How long the agent may take to write a record down: refusals by the kernel are counted, and told once a second.
-const RECORDED_WITHIN: Duration = Duration::from_secs(15);
+const RECORDED_WITHIN: u64 = 15;
 
 /// Makes every attempt of these classes and tells what came of each.
 ///
@@ -68,23 +72,53 @@ pub async fn attempt(classes: &[Class]) -> Vec<Told> {
             verdict: Verdict::NotHere(missing.unwrap_or_default()),
         })
         .collect();
-    let (leaving, staying): (Vec<_>, Vec<_>) = here
-        .into_iter()
-        .map(|(_, attack)| attack)
-        .partition(|attack| attack.class == Class::Leaving);
-    if !staying.is_empty() {
-        let stage = Stage::new().await;
-        told.extend(stage.as_workload(&staying).await);
+    let (mut inside, mut fenced, mut leaving) = (Vec::new(), Vec::new(), Vec::new());
+    for (_, attack) in here {
+        match attack.class {
+            Class::Leaving => leaving.push(attack),
+            Class::Packet => fenced.push(attack),
+            Class::Tcp
+            | Class::Udp
+            | Class::Raw
+            | Class::Address
+            | Class::Name
+            | Class::Http
+            | Class::Dns
+            | Class::Socket
+            | Class::Sctp
+            | Class::Dccp
+            | Class::Smc
+            | Class::Rxrpc => inside.push(attack),
+        }
+    }
+    if !inside.is_empty() {
+        let stage = Stage::new(Agent::Inside).await;
+        told.extend(stage.as_workload(&inside).await);
+    }
+    if !fenced.is_empty() {
+        let stage = Stage::new(Agent::Beyond).await;
+        told.extend(stage.as_workload(&fenced).await);
     }
     if !leaving.is_empty() {
-        let stage = Stage::new().await;
+        let stage = Stage::new(Agent::Inside).await;
         told.extend(stage.as_command(&leaving).await);
     }
     told
 }
 
+/// Where the agent is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Agent {
+    /// In the workload's network namespace, as with `exec` and on a host: there is no fence between them, and whatever comes
+    /// out of the cable counts.
+    Inside,
+    /// At the far end of the workload's cable, as with containers: it puts a fence there.
+    Beyond,
+}
+
 /// A world with everything that the attempts are aimed at.
 struct Stage {
+    agent: Agent,
     world: World,
     wire: Wire,
     /// The servers, which end with the stage.
@@ -92,7 +126,7 @@ struct Stage {
 }
 
 impl Stage {
-    async fn new() -> Self {
+    async fn new(agent: Agent) -> Self {
         let world = World::new().await;
         world
             .client
@@ -125,8 +159,12 @@ impl Stage {
             origins.push(world.https(name).await);
         }
         origins.push(world.raw("evil.test", 8080, swallow).await);
-        let wire = Wire::tap(&world).await;
+        let wire = match agent {
+            Agent::Inside => Wire::tap(&world).await,
+            Agent::Beyond => Wire::behind_a_fence(&world).await,
+        };
         Self {
+            agent,
             world,
             wire,
             _origins: origins,
@@ -141,13 +179,24 @@ impl Stage {
 
         // What is opened early is opened now.
         let mut actors = Actors::new(world, "with", attacks, Some(&tree), false);
-        let outside = world.cgroup.child("outside");
+        let home = match self.agent {
+            Agent::Inside => world.cgroup.child("outside"),
+            // A namespace that it shares with somebody who is not enforced is not fenced.
+            Agent::Beyond => tree.join("b"),
+        };
         actors
-            .started(world.start_in(&world.client, &outside, &actors.client))
+            .started(world.start_in(&world.client, &home, &actors.client))
             .await;
         let dns_log = world.path("dns.json");
         let more = format!("dns: {{log: {{target: {}, level: all}}}}", dns_log.display());
-        let daemon = Daemon::start(world, &more).await;
+        let (daemon, _member) = match self.agent {
+            Agent::Inside => (Daemon::start(world, &more).await, None),
+            Agent::Beyond => {
+                let daemon = Daemon::beyond(world, &format!("{more}\n{MARKS_ARE_INTERNAL}")).await;
+                let member = daemon.fenced(&world.client).await;
+                (daemon, Some(member))
+            }
+        };
         self.works(&daemon).await;
         let log = world.path("log.json");
         let mut told = Vec::new();
@@ -199,6 +248,7 @@ impl Stage {
         for attack in attacks {
             seen.push(self.one(&mut actors, attack).await);
         }
+        actors.end().await;
         seen
     }
 
@@ -263,7 +313,7 @@ impl<'w> Actors<'w> {
             .collect();
         let specification = json!({
             "tree": tree.map(|tree| tree.display().to_string()).unwrap_or_default(),
-            "control": control, "rows": rows, "agent": has_agent, "patience": 10.0,
+            "control": control, "rows": rows, "agent": has_agent, "patience": seconds(10).as_secs(),
         });
         let file = world.file(&format!("attacks-{name}.json"), &specification.to_string());
         let client = python(world, "attacks", include_str!("../../programs/attacks.py")).arg(file);
@@ -282,6 +332,13 @@ impl<'w> Actors<'w> {
         let open = tokio::task::spawn_blocking(move || OpenOptions::new().write(true).open(path));
         let control = open.await.expect("no panic").expect("the pipe's other end");
         self.running = Some((running, control));
+    }
+
+    /// Tells it that there are no more, and waits until it is gone.
+    async fn end(self) {
+        let (running, control) = self.running.expect("started");
+        drop(control);
+        running.finish().await;
     }
 
     /// Makes one attempt, and returns what it saw.
@@ -321,7 +378,7 @@ impl<'a> Records<'a> {
             return true;
         }
         let begun = Instant::now();
-        while begun.elapsed() < RECORDED_WITHIN {
+        while begun.elapsed() < seconds(RECORDED_WITHIN) {
             for (path, prefix, before) in &self.logs {
                 let is_it = |line: &String| {
                     serde_json::from_str::<Value>(line).is_ok_and(|record| {

@@ -30,8 +30,11 @@ const MARK: &[u8] = b"egress-mark";
 const EVIL: &[u8] = b"evil";
 /// The far end of the first workload's cable.
 const INTERFACE: &str = "to-client2";
-/// ETH_P_ALL.
-const EVERY_PROTOCOL: u16 = 3;
+/// ETH_P_ALL: a tap that is handed every frame, before the interface's own filters.
+const EVERY_PROTOCOL: [u16; 1] = [3];
+/// IPv4, IPv6, ARP, and one for experiments (IEEE 802, 0x88b5): taps of one protocol are handed what the interface's own
+/// filters have let in (__netif_receive_skb_core), and a fence is such a filter.
+const EACH_PROTOCOL: [u16; 4] = [0x0800, 0x86dd, 0x0806, 0x88b5];
 /// PACKET_OUTGOING: sent by the far end itself.
 const OUTGOING: u8 = 4;
 /// How long a mark may be under way on a busy machine.
@@ -40,25 +43,39 @@ const SOON: u16 = 15_000;
 /// A tap.
 #[derive(Debug)]
 pub(super) struct Wire {
-    socket: Arc<Socket>,
+    sockets: Arc<Vec<Socket>>,
     index: usize,
     marks: AtomicU32,
 }
 
 impl Wire {
+    /// Taps all that comes out of the cable.
     pub(super) async fn tap(world: &World) -> Self {
-        let (socket, index) = world
+        Self::of(world, &EVERY_PROTOCOL).await
+    }
+
+    /// Taps what comes out of the cable and through a fence at its end.
+    pub(super) async fn behind_a_fence(world: &World) -> Self {
+        Self::of(world, &EACH_PROTOCOL).await
+    }
+
+    async fn of(world: &World, protocols: &'static [u16]) -> Self {
+        let (sockets, index) = world
             .origins
             .run(async {
-                let protocol = Protocol::from(i32::from(EVERY_PROTOCOL.to_be()));
-                let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol)).expect("a packet socket");
-                setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).expect("SO_RCVBUFFORCE");
-                socket.set_nonblocking(true).expect("non-blocking");
-                (socket, if_nametoindex(INTERFACE).expect("the cable"))
+                let sockets = protocols.iter().map(|protocol| {
+                    let protocol = Protocol::from(i32::from(protocol.to_be()));
+                    let socket =
+                        Socket::new(Domain::PACKET, Type::RAW, Some(protocol)).expect("a packet socket");
+                    setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).expect("SO_RCVBUFFORCE");
+                    socket.set_nonblocking(true).expect("non-blocking");
+                    socket
+                });
+                (sockets.collect(), if_nametoindex(INTERFACE).expect("the cable"))
             })
             .await;
         let wire = Self {
-            socket: Arc::new(socket),
+            sockets: Arc::new(sockets),
             index: usize::try_from(index).expect("a small number"),
             marks: AtomicU32::new(0),
         };
@@ -72,8 +89,8 @@ impl Wire {
     pub(super) async fn arrived(&self, world: &World) -> Vec<String> {
         let mark = self.marks.fetch_add(1, Ordering::Relaxed);
         let sent = world.client.run(async move { send_marks(mark) }).await;
-        let (socket, index) = (Arc::clone(&self.socket), self.index);
-        tokio::task::spawn_blocking(move || read(&socket, index, mark, sent))
+        let (sockets, index) = (Arc::clone(&self.sockets), self.index);
+        tokio::task::spawn_blocking(move || read(&sockets, index, mark, sent))
             .await
             .expect("the tap is read")
     }
@@ -109,33 +126,49 @@ fn send_marks(mark: u32) -> usize {
     processors * targets.len()
 }
 
-fn read(socket: &Socket, index: usize, mark: u32, wanted: usize) -> Vec<String> {
+fn read(sockets: &[Socket], index: usize, mark: u32, wanted: usize) -> Vec<String> {
     let mut marks = BTreeSet::new();
     let mut wrong = Vec::new();
-    let mut buffer = vec![0; 128 * 1024];
     let prefix = [MARK, format!(" {mark} ").as_bytes()].concat();
+    let mut drain = |marks: &mut BTreeSet<Vec<u8>>| {
+        for frame in sockets.iter().flat_map(|socket| frames(socket, index)) {
+            if let Some(at) = find(&frame, &prefix) {
+                marks.insert(frame[at..].to_vec());
+            } else {
+                wrong.extend(complaint(&frame));
+            }
+        }
+    };
+    drain(&mut marks);
     while marks.len() < wanted {
+        let mut ready: Vec<_> = sockets
+            .iter()
+            .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN))
+            .collect();
+        let count = poll(&mut ready, PollTimeout::from(SOON)).expect("poll");
+        assert!(count > 0, "of {wanted} marks only {} have arrived", marks.len());
+        drain(&mut marks);
+    }
+    // The marks are read from one socket, and what was ahead of them may wait in another.
+    drain(&mut marks);
+    wrong
+}
+
+/// What has come out of the cable by now, of what a socket is handed.
+fn frames(socket: &Socket, index: usize) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
         match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
             Ok((length, from)) => {
-                let is_arrival =
-                    from.is_some_and(|from| from.ifindex() == index && from.pkttype() != OUTGOING);
-                let frame = &buffer[..length];
-                if !is_arrival {
-                } else if let Some(at) = find(frame, &prefix) {
-                    marks.insert(frame[at..].to_vec());
-                } else {
-                    wrong.extend(complaint(frame));
+                if from.is_some_and(|from| from.ifindex() == index && from.pkttype() != OUTGOING) {
+                    frames.push(buffer[..length].to_vec());
                 }
             }
-            Err(Errno::EAGAIN) => {
-                let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-                let count = poll(&mut ready, PollTimeout::from(SOON)).expect("poll");
-                assert!(count > 0, "of {wanted} marks only {} have arrived", marks.len());
-            }
+            Err(Errno::EAGAIN) => return frames,
             Err(error) => panic!("the tap: {}", io::Error::from(error)),
         }
     }
-    wrong
 }
 
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {

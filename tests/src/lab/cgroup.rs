@@ -223,6 +223,9 @@ fn await_empty(path: &Path, within: Duration) -> io::Result<()> {
             return Err(io::Error::other("its processes do not end"));
         }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-        poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout)?;
+        match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
