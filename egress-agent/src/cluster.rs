@@ -2,10 +2,12 @@
 
 mod contact;
 mod follow;
+mod kept;
 mod wait;
 
 pub use contact::{Contact, ContactStatus};
 pub use follow::{follow, watching};
+pub use kept::Kept;
 
 use std::{
     env,

@@ -15,6 +15,7 @@ mod message;
 pub mod names;
 pub(crate) mod private;
 mod relay;
+mod search_list;
 mod upstream;
 
 pub use answer::Ech;

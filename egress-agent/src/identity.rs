@@ -7,6 +7,7 @@ mod exempt;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod kubelet;
+mod memory;
 mod pod;
 mod pods;
 mod workload;
@@ -15,5 +16,6 @@ pub use cgroup_path::PodUid;
 pub use cgroups::{Identities, Mapping, PodSource};
 pub use directory::{PodCounts, PodDirectory, PodWatch};
 pub use exempt::Exemptions;
+pub use memory::PodMemory;
 pub use pod::EXEMPT_ANNOTATION;
 pub use workload::{PodFacts, Process, Workload};

@@ -95,6 +95,9 @@ pub struct KubernetesStatus {
     pub api_server_error: Option<String>,
     /// Whether the pods of this node have been listed since the start.
     pub pods_listed: bool,
+    /// If not: from when the pods are that are known, which are those of the last run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods_recalled_from: Option<String>,
     /// Pods of this node that are known.
     pub pods: u64,
     /// Those of them that are left alone.
@@ -189,11 +192,16 @@ impl fmt::Display for KubernetesStatus {
             "  node         {}, {} pods ({} exempt)",
             self.node, self.pods, self.exempt_pods
         )?;
-        if !self.pods_listed {
-            writeln!(
+        match &self.pods_recalled_from {
+            _ if self.pods_listed => {}
+            Some(from) => writeln!(
+                f,
+                "  OLD PODS     as of {from}: the API server has not listed them since the start"
+            )?,
+            None => writeln!(
                 f,
                 "  NO PODS YET  the API server has not listed them since the start"
-            )?;
+            )?,
         }
         let since = self.api_server_seconds;
         match &self.api_server_error {

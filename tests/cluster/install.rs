@@ -8,6 +8,8 @@ use egress_tests::{
     require::Need,
 };
 
+use crate::policies::{allowed_soon, policy};
+
 promises![
     the_manifests_are_what_the_api_server_takes,
     every_node_has_an_agent_in_force: [Need::Nodes],
@@ -140,7 +142,6 @@ async fn uninstalling_leaves_nothing() {
         pod.get(cluster, "https://other.test/").await.as_deref(),
         Ok("200")
     );
-    cluster.forget("uninstall").await;
     cluster
         .eventually("the namespace is gone", async || {
             cluster
@@ -149,5 +150,17 @@ async fn uninstalling_leaves_nothing() {
                 .is_err()
         })
         .await;
+    // And again, by the very line of the manual; the pod has never been restarted.
+    cluster.kubectl(&["apply", "-k", &path("../deploy/k3s")]).await;
+    cluster.rolled_out().await;
+    cluster.apply(&policy("uninstall", "p", "ssd.jpl.nasa.gov")).await;
+    allowed_soon(cluster, &pod, "https://ssd.jpl.nasa.gov/").await;
+    assert!(pod.get(cluster, "https://other.test/").await.is_err());
+    let records = cluster.records(|record| record["namespace"] == "uninstall").await;
+    let is_told = records.iter().any(|record| {
+        record["workload"] == "bystander" && record["rule"] == "EgressPolicy uninstall/p egress[0]"
+    });
+    assert!(is_told, "{records:#?}");
+    cluster.forget("uninstall").await;
     cluster.install().await;
 }

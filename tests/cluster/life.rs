@@ -15,19 +15,30 @@ use nix::{
 use crate::policies::{allowed_soon, policy};
 
 promises![
-    a_rolling_update_fails_no_request: [Need::Nodes, alone],
+    a_rolling_update_fails_no_connect: [Need::Nodes, alone],
     an_agent_beside_the_old_one_takes_over: [Need::Nodes, alone],
     a_killed_agent_lets_nothing_pass_and_comes_back: [Need::Nodes, alone],
     without_an_api_server_the_last_policies_stay: [Need::Nodes, alone],
+    an_agent_that_starts_without_an_api_server_knows_the_pods_and_their_policies: [Need::Nodes, alone],
 ];
 
-/// A loop of requests in a pod: each must succeed, each is counted, none may take longer than a minute.
-const LOOP: &str = "rm -f /tmp/log /tmp/stop; (while [ ! -f /tmp/stop ]; do \
-    curl -sS -k --max-time 60 -o /dev/null -w '%{http_code} %{time_total}\\n' https://other.test/ >>/tmp/log 2>&1; \
-    done; echo end >>/tmp/log) >/dev/null 2>&1 &";
+/// A loop of requests in a pod: each must succeed, each is counted. Between two agents a connect waits for its SYN to be
+/// sent again: after 1, 3, 7, 15, 31 seconds.
+fn requests(more: &str) -> String {
+    format!(
+        "rm -f /tmp/log /tmp/stop; (while [ ! -f /tmp/stop ]; do \
+         curl -sS -k --max-time 120 -o /dev/null -w '%{{http_code}} %{{time_total}}\\n' {more} https://other.test/ >>/tmp/log 2>&1; \
+         done; echo end >>/tmp/log) >/dev/null 2>&1 &"
+    )
+}
 
-async fn begin_loop(cluster: &Cluster, pod: &Pod) {
-    pod.run(cluster, LOOP).await.expect("a loop in the background");
+/// The address is known: between two agents glibc's resolver does not wait, but fails (docs/kubernetes.md, "Upgrade").
+const KNOWN: &str = "--resolve other.test:443:198.51.100.20";
+
+async fn begin_loop(cluster: &Cluster, pod: &Pod, more: &str) {
+    pod.run(cluster, &requests(more))
+        .await
+        .expect("a loop in the background");
 }
 
 /// Ends the loop and returns how many requests there were, and how long the longest took.
@@ -52,7 +63,7 @@ async fn end_loop(cluster: &Cluster, pod: &Pod) -> (usize, f64) {
     (count, longest)
 }
 
-async fn a_rolling_update_fails_no_request() {
+async fn a_rolling_update_fails_no_connect() {
     let cluster = Cluster::get().await;
     cluster.namespace("rolling").await;
     cluster.apply(&policy("rolling", "p", "other.test")).await;
@@ -63,7 +74,7 @@ async fn a_rolling_update_fails_no_request() {
     let evil = cluster.https("evil.test").seen().await.len();
     for pod in &pods {
         allowed_soon(cluster, pod, "https://other.test/").await;
-        begin_loop(cluster, pod).await;
+        begin_loop(cluster, pod, KNOWN).await;
         // And one that tries what it may not.
         let line = "(while [ ! -f /tmp/stop ]; do curl -sk --max-time 5 -o /dev/null https://evil.test/ \
             --resolve evil.test:443:198.51.100.66; done) >/dev/null 2>&1 &";
@@ -106,7 +117,7 @@ async fn an_agent_beside_the_old_one_takes_over() {
     let node = cluster.node(1);
     let generation = node.status().await["generation"].as_u64().expect("a number");
     let old = node.agent_pid().await;
-    begin_loop(cluster, &pod).await;
+    begin_loop(cluster, &pod, "").await;
     // The DaemonSet's own pod, by another name.
     let daemonset = cluster
         .json(&["-n", NAMESPACE, "get", "daemonset", "egress-agent"])
@@ -175,34 +186,98 @@ async fn a_killed_agent_lets_nothing_pass_and_comes_back() {
     cluster.forget("killed").await;
 }
 
+/// Lines of `URL CODE` that a pod on node 1 writes by itself: `kubectl exec` goes by the API server, so its file is read from
+/// the node.
+async fn begin_asking(cluster: &Cluster, pod: &Pod) {
+    let line = "(while true; do for url in https://other.test/ https://evil.test/; do \
+        curl -sk --max-time 5 -o /dev/null -w \"$url %{http_code}\\n\" $url --resolve evil.test:443:198.51.100.66 \
+        >>/tmp/headless; done; sleep 0.2; done) >/dev/null 2>&1 &";
+    pod.run(cluster, line).await.expect("a loop in the background");
+}
+
+async fn codes(cluster: &Cluster) -> Vec<String> {
+    let find = "cat $(find /run/containerd -path '*rootfs/tmp/headless' 2>/dev/null | head -n 1)";
+    let told = cluster.node(1).shell(find).await;
+    told.lines().map(str::to_owned).collect()
+}
+
+fn as_the_policy_says(line: &str) -> bool {
+    line.ends_with(if line.contains("other.test") {
+        " 200"
+    } else {
+        " 000"
+    })
+}
+
 async fn without_an_api_server_the_last_policies_stay() {
     let cluster = Cluster::get().await;
     cluster.namespace("headless").await;
     cluster.apply(&policy("headless", "p", "other.test")).await;
     let pod = Pod::new("headless", "one").start(cluster).await;
     allowed_soon(cluster, &pod, "https://other.test/").await;
-    // `kubectl exec` goes by the API server: the pod asks by itself, and its files are read from the node.
-    let line = "(while true; do for url in https://other.test/ https://evil.test/; do \
-        curl -sk --max-time 5 -o /dev/null -w \"$url %{http_code}\\n\" $url --resolve evil.test:443:198.51.100.66 \
-        >>/tmp/codes; done; sleep 0.2; done) >/dev/null 2>&1 &";
-    pod.run(cluster, line).await.expect("a loop in the background");
-    let codes = async || {
-        let find = "cat $(find /run/containerd -path '*rootfs/tmp/codes' 2>/dev/null | head -n 1)";
-        cluster.node(1).shell(find).await
-    };
+    begin_asking(cluster, &pod).await;
     cluster.api("stop").await;
-    let before = codes().await.lines().count();
+    let before = codes(cluster).await.len();
     // Long enough for the agents to notice.
     tokio::time::sleep(Duration::from_secs(15)).await;
-    let told = codes().await;
+    let told = codes(cluster).await;
+    let status = cluster.node(1).status_without_an_api_server().await;
     cluster.api("start").await;
-    let later: Vec<&str> = told.lines().skip(before).collect();
-    assert!(later.len() > 10, "{told}");
-    for line in later {
-        let expected = if line.contains("other.test") { "200" } else { "000" };
-        assert!(line.ends_with(expected), "{line}");
-    }
+    let later = told.get(before..).unwrap_or_default();
+    assert!(later.len() > 10, "{told:#?}");
+    assert!(later.iter().all(|line| as_the_policy_says(line)), "{later:#?}");
+    assert!(
+        status.contains("API SERVER   does not answer, for "),
+        "it says since when:\n{status}"
+    );
     cluster.apply(&policy("headless", "p", "ssd.jpl.nasa.gov")).await;
     allowed_soon(cluster, &pod, "https://ssd.jpl.nasa.gov/").await;
     cluster.forget("headless").await;
+}
+
+/// The kubelet starts a dead agent again without asking anybody: it judges by what the last one has known.
+async fn an_agent_that_starts_without_an_api_server_knows_the_pods_and_their_policies() {
+    let cluster = Cluster::get().await;
+    cluster.namespace("remembered").await;
+    cluster.apply(&policy("remembered", "p", "other.test")).await;
+    let pod = Pod::new("remembered", "one").start(cluster).await;
+    allowed_soon(cluster, &pod, "https://other.test/").await;
+    let node = cluster.node(1);
+    cluster
+        .eventually("the pod is kept", async || {
+            node.shell("cat /var/lib/egress-agent/run/pods.json")
+                .await
+                .contains("\"namespace\":\"remembered\"")
+        })
+        .await;
+    begin_asking(cluster, &pod).await;
+    let evil = cluster.https("evil.test").seen().await.len();
+    cluster.api("stop").await;
+    let pid = node.agent_pid().await;
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the agent runs");
+    cluster
+        .eventually("another process serves", async || node.agent_pid().await != pid)
+        .await;
+    let before = codes(cluster).await.len();
+    let served = async || {
+        let told = codes(cluster).await;
+        told.get(before..)
+            .unwrap_or_default()
+            .iter()
+            .any(|line| line == "https://other.test/ 200")
+    };
+    cluster.eventually("the pod reaches its name", served).await;
+    let status = node.status_without_an_api_server().await;
+    cluster.api("start").await;
+    for word in ["OLD PODS     as of ", "OLD POLICIES as of "] {
+        assert!(status.contains(word), "{status}");
+    }
+    assert_eq!(cluster.https("evil.test").seen().await.len(), evil, "escaped");
+    cluster
+        .eventually("what is known is no longer from memory", async || {
+            let status = node.status_without_an_api_server().await;
+            !status.contains("OLD ") && status.contains("api server   answers")
+        })
+        .await;
+    cluster.forget("remembered").await;
 }

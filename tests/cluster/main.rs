@@ -14,6 +14,7 @@ mod life;
 mod network;
 mod policies;
 mod restart;
+mod rules;
 mod start;
 mod told;
 
@@ -39,6 +40,7 @@ fn all() -> Vec<Promise> {
         network::promises(),
         start::promises(),
         told::promises(),
+        rules::promises(),
         life::promises(),
         restart::promises(),
     ]
@@ -51,7 +53,8 @@ async fn required_txt_names_every_promise() {
     let text = fs::read_to_string(path).expect("tests/cluster/required.txt");
     let required: BTreeSet<&str> = text
         .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_whitespace().next())
         .collect();
     let promises = all();
     let existing: BTreeSet<&str> = promises.iter().map(Promise::short_name).collect();

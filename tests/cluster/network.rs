@@ -63,7 +63,7 @@ async fn services_and_other_pods_are_reached_as_without_an_agent() {
         .run(cluster, &format!("curl -sS --max-time 20 http://{ip}/"))
         .await;
     assert_eq!(direct.as_deref().map(str::trim), Ok("inside"));
-    let api = client.get(cluster, "https://10.96.0.1/readyz").await;
+    let api = client.get(cluster, "https://10.43.0.1/readyz").await;
     assert!(
         api.is_ok_and(|code| code == "200" || code == "401" || code == "403"),
         "the API server answers"

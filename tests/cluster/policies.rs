@@ -12,6 +12,7 @@ promises![
     horizons_reaches_its_one_name_and_nothing_else: [Need::Nodes],
     another_namespaces_allow_list_helps_nobody_else: [Need::Nodes],
     a_policy_is_in_force_on_every_node_within_a_second: [Need::Nodes],
+    what_is_open_ends_with_the_policy_that_allowed_it: [Need::Nodes],
     an_invalid_policy_is_refused_or_told_and_the_last_good_one_stays: [Need::Nodes],
 ];
 
@@ -100,7 +101,7 @@ async fn a_policy_is_in_force_on_every_node_within_a_second() {
             cluster
                 .eventually("the policy is in force", async || {
                     let codes = pod.run(cluster, "tail -n 3 /tmp/codes").await.unwrap_or_default();
-                    codes.lines().all(|line| line.starts_with(expected))
+                    codes.lines().filter(|line| line.starts_with(expected)).count() == 3
                 })
                 .await;
             let codes = pod
@@ -120,6 +121,40 @@ async fn a_policy_is_in_force_on_every_node_within_a_second() {
         assert!(applied.elapsed() < Duration::from_secs(60));
     }
     cluster.forget("changing").await;
+}
+
+async fn what_is_open_ends_with_the_policy_that_allowed_it() {
+    let cluster = Cluster::get().await;
+    cluster.namespace("open").await;
+    cluster.apply(&policy("open", "p", "other.test")).await;
+    let pod = Pod::new("open", "a").on(2).start(cluster).await;
+    allowed_soon(cluster, &pod, "https://other.test/").await;
+    // It would take an hour.
+    let line = "(curl -sk --limit-rate 20k -o /tmp/part https://other.test/bytes/72000000; echo $? >/tmp/ended) >/dev/null 2>&1 &";
+    pod.run(cluster, line)
+        .await
+        .expect("a download in the background");
+    let is_so = async |condition: &str| pod.run(cluster, condition).await.is_ok();
+    cluster
+        .eventually("the download has begun", async || {
+            is_so("test -s /tmp/part").await
+        })
+        .await;
+    assert!(!is_so("test -e /tmp/ended").await, "it goes on");
+    // Another rule that allows it is as good.
+    cluster.apply(&policy("open", "q", "other.test")).await;
+    cluster.apply(&policy("open", "p", "ssd.jpl.nasa.gov")).await;
+    allowed_soon(cluster, &pod, "https://ssd.jpl.nasa.gov/").await;
+    assert!(!is_so("test -e /tmp/ended").await, "it goes on");
+    cluster
+        .kubectl(&["-n", "open", "delete", "egresspolicy", "q"])
+        .await;
+    cluster
+        .eventually("the download is cut", async || is_so("test -s /tmp/ended").await)
+        .await;
+    let code = pod.run(cluster, "cat /tmp/ended").await;
+    assert!(code.as_ref().is_ok_and(|code| code.trim() != "0"), "{code:?}");
+    cluster.forget("open").await;
 }
 
 async fn an_invalid_policy_is_refused_or_told_and_the_last_good_one_stays() {

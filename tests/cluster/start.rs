@@ -1,7 +1,7 @@
 //! The moment in which a pod starts: its first act may be a connect, and nobody knows it yet.
 
 use egress_tests::{
-    cluster::{Cluster, Pod, PodKind},
+    cluster::{Cluster, Pod},
     promises,
     require::Need,
 };
@@ -13,7 +13,7 @@ promises![no_pod_escapes_when_it_starts_and_none_is_refused_what_it_may: [Need::
 /// Of each kind; a node's kubelet starts a few at a time.
 const PODS: usize = 50;
 
-/// Pods whose first act is a connect: to an allowed name, and to a refused one whose address they know.
+/// Jobs whose first act is a connect: to an allowed name, and to a refused one whose address they know.
 async fn no_pod_escapes_when_it_starts_and_none_is_refused_what_it_may() {
     let cluster = Cluster::get().await;
     cluster.namespace("window").await;
@@ -26,11 +26,11 @@ async fn no_pod_escapes_when_it_starts_and_none_is_refused_what_it_may() {
         let on = if number % 2 == 0 { 1 } else { 2 };
         let allowed = Pod::new("window", &format!("allowed-{number}")).on(on);
         let line = "exec curl -sS -k --max-time 60 -o /dev/null https://other.test/ --resolve other.test:443:198.51.100.20";
-        documents.push_str(&allowed.document(PodKind::Runs(line)));
+        documents.push_str(&allowed.job(line));
         documents.push_str("---\n");
         let denied = Pod::new("window", &format!("denied-{number}")).on(on);
         let line = "exec curl -sS -k --max-time 60 -o /dev/null https://evil.test/ --resolve evil.test:443:198.51.100.66";
-        documents.push_str(&denied.document(PodKind::Runs(line)));
+        documents.push_str(&denied.job(line));
         documents.push_str("---\n");
     }
     cluster.apply(&documents).await;

@@ -156,6 +156,37 @@ async fn a_denial_is_an_event_of_the_pod() {
                 && described.contains("- {to: [{domain: evil.test}], ports: [{port: 443}]}")
         })
         .await;
+    // A name is looked up with each entry of the pod's search list behind it first. Nobody has asked for those.
+    let resolver = pod.run(cluster, "cat /etc/resolv.conf").await;
+    assert!(
+        resolver.is_ok_and(|text| text.contains("svc.cluster.local") && text.contains("corp.example")),
+        "the pod has a search list"
+    );
+    for url in ["https://www.nasa.gov/", "https://intranet.corp.example/"] {
+        assert!(pod.get(cluster, url).await.is_err(), "{url}");
+    }
+    let looked_up = async || {
+        let line = "jsonpath={range .items[?(@.involvedObject.name=='a')]}{.message}{'\\n'}{end}";
+        let messages = cluster
+            .kubectl(&["-n", "events", "get", "events", "-o", line])
+            .await;
+        let names = messages
+            .lines()
+            .filter_map(|message| message.strip_prefix("Looking up "))
+            .filter_map(|rest| rest.split_once(' '))
+            .map(|(name, _)| name.to_owned());
+        names.collect::<Vec<_>>()
+    };
+    cluster
+        .eventually("the names are told", async || {
+            let told = looked_up().await;
+            ["www.nasa.gov", "intranet.corp.example"]
+                .iter()
+                .all(|name| told.iter().any(|other| other == name))
+        })
+        .await;
+    let told = looked_up().await;
+    assert_eq!(told.len(), 2, "{told:?}");
     cluster.forget("events").await;
 }
 

@@ -2,9 +2,9 @@
 //! it and tells where it is; the world (name server, origins) is made here, on the nodes' network, and has no way out.
 //!
 //! ```text
-//!   pods 10.124.1.0/24 -- node1 --.
+//!   pods 10.42.1.0/24 -- node1 --.
 //!                                  egress-cluster (bridge) -- outside: 10.123.0.2, 198.51.100.0/24, 203.0.113.0/24
-//!   pods 10.124.2.0/24 -- node2 --'
+//!   pods 10.42.2.0/24 -- node2 --'
 //! ```
 
 mod nodes;
@@ -49,7 +49,7 @@ apiVersion: v1
 kind: Service
 metadata: {name: kube-dns, namespace: kube-system}
 spec:
-  clusterIP: 10.96.0.10
+  clusterIP: 10.43.0.10
   ports: [{name: udp, port: 53, protocol: UDP}, {name: tcp, port: 53, protocol: TCP}]
 ---
 apiVersion: v1
@@ -81,6 +81,12 @@ pub struct Cluster {
 #[must_use]
 pub fn has_nodes() -> bool {
     std::env::var_os("RUN").is_some_and(|run| Path::new(&run).join("pids").is_dir())
+}
+
+/// Whether its programs include a server that knows rules in CEL.
+#[must_use]
+pub fn has_rules() -> bool {
+    std::env::var_os("BIN").is_some_and(|bin| Path::new(&bin).join("apiextensions-apiserver").is_file())
 }
 
 impl Cluster {
@@ -122,8 +128,8 @@ impl Cluster {
         outside
             .ip("addr add 10.123.0.2/24 dev eth0
                  link set eth0 up
-                 route add 10.124.1.0/24 via 10.123.0.11
-                 route add 10.124.2.0/24 via 10.123.0.12
+                 route add 10.42.1.0/24 via 10.123.0.11
+                 route add 10.42.2.0/24 via 10.123.0.12
                  route add local 198.51.100.0/24 dev lo
                  route add local 203.0.113.0/24 dev lo")
             .await;
@@ -317,6 +323,17 @@ impl Cluster {
     /// Stops or starts the API server.
     pub async fn api(&self, verb: &str) {
         self.run_script(&["api", verb]).await;
+    }
+
+    /// Starts a later Kubernetes' server of custom resources, and tells by which kubeconfig it is asked.
+    pub async fn start_rules(&self) -> PathBuf {
+        self.run_script(&["rules", "start"]).await;
+        self.run.join("rules.kubeconfig")
+    }
+
+    /// Ends it.
+    pub async fn stop_rules(&self) {
+        self.run_script(&["rules", "stop"]).await;
     }
 
     /// What is printed when a test fails.

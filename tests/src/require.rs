@@ -32,6 +32,8 @@ pub enum Need {
     Rxrpc,
     /// A Kubernetes whose nodes are this machine's: started by `cargo xtask cluster`, and not named by KUBECONFIG.
     Nodes,
+    /// With it, a later Kubernetes' server of custom resources, which knows rules in CEL.
+    Rules,
     /// UDP-Lite (removed in Linux 7.1).
     UdpLite,
     /// TUN devices (CONFIG_TUN), and /dev/net/tun.
@@ -81,6 +83,10 @@ impl Need {
             Self::Nodes => (
                 crate::cluster::has_nodes(),
                 "the nodes of the cluster cannot be entered",
+            ),
+            Self::Rules => (
+                crate::cluster::has_nodes() && crate::cluster::has_rules(),
+                "the cluster's programs include no server of rules in CEL (apiextensions-apiserver)",
             ),
             Self::UdpLite => (
                 has_socket(Domain::IPV4, Type::DGRAM, 136),

@@ -73,7 +73,8 @@ enum Cluster {
 }
 
 /// What becomes of the tests.
-enum Outcome {
+#[derive(Debug)]
+pub(crate) enum Outcome {
     Ran(Tally, Vec<String>),
     /// There is no cluster here, and why.
     NotRun(String),
@@ -113,6 +114,11 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
             Outcome::NotRun(why) => Ok(not_run(&why)),
         },
     }
+}
+
+/// All tests on a cluster, for another verb.
+pub(crate) fn all() -> Result<Outcome> {
+    run(None, false, Cgroups::Hybrid)
 }
 
 fn run(filter: Option<&str>, keep: bool, cgroups: Cgroups) -> Result<Outcome> {
@@ -163,14 +169,10 @@ fn find() -> Result<Result<Cluster, String>> {
         return Ok(Ok(Cluster::Foreign(path)));
     }
     if !cfg!(target_arch = "x86_64") {
-        return Ok(Err("the kit's programs are for x86_64".to_owned()));
+        return Ok(Err(
+            "a cluster can be had on x86_64 alone; KUBECONFIG names another".to_owned(),
+        ));
     }
-    let Some(archive) = kit::archive() else {
-        return Ok(Err(format!(
-            "there is no kit of Kubernetes binaries: name one with {}, or a cluster of your own with KUBECONFIG",
-            kit::NAMED_BY
-        )));
-    };
     workspace::demand_root("cluster")?;
     setup::ensure(&[
         Purpose::Build,
@@ -179,7 +181,7 @@ fn find() -> Result<Result<Cluster, String>> {
         Purpose::Test,
         Purpose::Cluster,
     ])?;
-    own.complete(&archive)?;
+    own.complete()?;
     Ok(Ok(Cluster::Own(own)))
 }
 

@@ -13,6 +13,7 @@ use clap::Args;
 use self::{required::Required, tally::Tally};
 use crate::{
     build,
+    cluster::{self, Outcome},
     setup::{self, Purpose},
     workspace,
 };
@@ -21,6 +22,10 @@ use crate::{
 pub(crate) struct Arguments {
     /// Only tests whose names contain one of these
     filters: Vec<String>,
+
+    /// Those on a Kubernetes of two nodes too (`cargo xtask cluster test`)
+    #[arg(long)]
+    cluster: bool,
 }
 
 /// Packages whose tests want nothing of the machine.
@@ -45,7 +50,19 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         println!("(filtered: tests/required.txt is not checked)");
     }
-    Ok(close(&units.with(kernel), &complaints))
+    let mut tally = units.with(kernel);
+    if arguments.cluster {
+        println!("== tests on a cluster");
+        match cluster::all()? {
+            Outcome::Ran(ran, further) => {
+                tally = tally.with(ran);
+                complaints.extend(further);
+            }
+            // Asked for and not had: no pass.
+            Outcome::NotRun(why) => complaints.push(format!("the tests on a cluster were not run: {why}")),
+        }
+    }
+    Ok(close(&tally, &complaints))
 }
 
 /// The tests of those names on the real kernel, for another verb.

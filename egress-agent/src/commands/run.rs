@@ -34,6 +34,9 @@ use crate::{
 /// Updates that may wait for the enforcer: they are rare, and each replaces the one before.
 const UPDATES: usize = 4;
 
+/// Has the search list that pods have, which the kubelet writes into it.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -77,7 +80,9 @@ async fn daemon(config: Config, take_over: bool, hold: bool) -> anyhow::Result<E
         let mut place = place::find(&config).await?;
         let followed = match (&config.kubernetes, place.pods.take()) {
             // At a node's boot there is no API server that would answer.
-            (Some(entries), Some(root)) if !hold => Some(node::follow(entries, &place, root).await?),
+            (Some(entries), Some(root)) if !hold => {
+                Some(node::follow(entries, &config.instance, &place, root).await?)
+            }
             _ => None,
         };
         anyhow::Ok((place, followed))
@@ -239,7 +244,7 @@ fn services(config: &Config, policies: PolicySet, denials: &DenialFeed) -> anyho
         policy,
         dialer: Dialer::new(dial),
         dns: Forwarder::new(forward, Arc::clone(&names), config.dns.open_log()?)
-            .with_denials(denials.clone()),
+            .with_denials(denials.clone(), Path::new(RESOLV_CONF)),
         names,
         client_first: config.ports.clone(),
         proxy: config.explicit_proxy(),

@@ -11,6 +11,8 @@ use std::{
 
 use hickory_resolver::Hosts;
 
+use crate::policy::DomainName;
+
 /// A change is noticed within this time; looking each time would cost every connection a stat(2).
 pub(crate) const CHECK_EVERY: Duration = Duration::from_secs(1);
 
@@ -119,6 +121,16 @@ pub(crate) fn name_servers(text: &str) -> Vec<SocketAddr> {
         servers.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), DNS_PORT));
     }
     servers
+}
+
+/// The search list of a resolv.conf(5): the last one counts.
+pub(super) fn search_list(text: &str) -> Vec<DomainName> {
+    let mut lines = text.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        matches!(words.next(), Some("search" | "domain")).then_some(words)
+    });
+    let last = lines.next_back().into_iter().flatten();
+    last.filter_map(|word| DomainName::parse(word).ok()).collect()
 }
 
 /// A hosts(5) file.

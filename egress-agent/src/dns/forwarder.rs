@@ -7,6 +7,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,11 +26,12 @@ use super::{
     message::{Extended, Incoming, Question, Transport},
     names::NameTable,
     private::is_private,
+    search_list::SearchList,
     upstream::{AskError, NameServers, Upstream},
 };
 use crate::{
     identity::{Process, Workload},
-    policy::{DenialFeed, HostPattern, PolicyView, Verdict},
+    policy::{DenialFeed, DomainName, HostPattern, PolicyView, Verdict},
 };
 
 /// Addresses in one line of the log.
@@ -62,6 +64,8 @@ pub struct Forwarder {
     names: Arc<NameTable>,
     log: DnsLog,
     denials: DenialFeed,
+    /// What is not worth telling; read only where denials are told.
+    search_list: Option<SearchList>,
     waiting: Semaphore,
     counts: Counts,
 }
@@ -139,14 +143,17 @@ impl Forwarder {
             waiting: Semaphore::new(settings.most_waiting),
             log,
             denials: DenialFeed::default(),
+            search_list: None,
             counts: Counts::default(),
             settings,
         }
     }
 
-    /// The same, that tells `denials` of names that are refused.
+    /// The same, that tells `denials` of names that are refused, but not of what the search list of a resolv.conf(5) has
+    /// made of others.
     #[must_use]
-    pub fn with_denials(mut self, denials: DenialFeed) -> Self {
+    pub fn with_denials(mut self, denials: DenialFeed, resolv_conf: &Path) -> Self {
+        self.search_list = denials.is_open().then(|| SearchList::of_file(resolv_conf));
         self.denials = denials;
         self
     }
@@ -299,9 +306,13 @@ impl Forwarder {
         {
             return Verdict::without_rule(Outcome::Internal);
         }
-        let Some(name) = question.host() else {
-            return Verdict::without_rule(Outcome::NoRule);
-        };
+        question.host().map_or_else(
+            || Verdict::without_rule(Outcome::NoRule),
+            |name| self.judge_name(name, view),
+        )
+    }
+
+    fn judge_name(&self, name: &DomainName, view: &PolicyView) -> Verdict {
         let verdict = view.could_allow(name);
         let internal = &self.settings.internal_names;
         if !verdict.is_allow() && internal.iter().any(|pattern| pattern.matches(name)) {
@@ -326,7 +337,11 @@ impl Forwarder {
             }
         }
         self.denials.tell(asking.workload, &fate.verdict, true, || {
-            Some((question?.host()?.to_string(), None, false))
+            let name = question?.host()?;
+            let is_wanted = |stem: &DomainName| self.judge_name(stem, asking.view).is_allow();
+            let list = self.search_list.as_ref();
+            let is_made = list.is_some_and(|list| list.has_made(name, is_wanted));
+            (!is_made).then(|| (name.to_string(), None, false))
         });
         if self.log.wants(fate.verdict.is_allow()) {
             self.write(question, asking, fate, begun, true);

@@ -81,6 +81,7 @@ fn kubernetes(node: &Node) -> KubernetesStatus {
         api_server_seconds: contact.lasts.as_secs(),
         api_server_error: contact.error,
         pods_listed: counts.is_listed,
+        pods_recalled_from: counts.recalled_from.map(|from| from.to_string()),
         pods: counts.pods as u64,
         exempt_pods: counts.exempt as u64,
     }

@@ -15,8 +15,11 @@
 
 use std::{fmt, path::Path};
 
+use serde::{Deserialize, Serialize};
+
 /// The pod's part of a cgroup path: the UID of the API server, or for a static pod the hash of its manifest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct PodUid {
     bits: u128,
     is_hash: bool,
@@ -156,6 +159,20 @@ impl std::str::FromStr for PodUid {
         } else {
             Err(NoUid)
         }
+    }
+}
+
+impl From<PodUid> for String {
+    fn from(uid: PodUid) -> Self {
+        uid.to_string()
+    }
+}
+
+impl TryFrom<String> for PodUid {
+    type Error = NoUid;
+
+    fn try_from(text: String) -> Result<Self, NoUid> {
+        text.parse()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use futures_util::StreamExt;
@@ -20,8 +20,9 @@ use tokio::{
 use super::{
     PodUid, Workload,
     exempt::Exemptions,
+    memory::{self, PodMemory},
     pod::{self, Pod},
-    pods::{Change, PodIndex},
+    pods::{Change, PodIndex, Remembered},
     workload::PodFacts,
 };
 use crate::cluster::{self, Cluster};
@@ -36,6 +37,8 @@ pub struct PodDirectory {
     judged: watch::Sender<u64>,
     /// Whether pods and namespaces have been listed whole, once.
     listed: watch::Sender<(bool, bool)>,
+    /// From when those are that an agent before this one has known.
+    recalled: OnceLock<jiff::Timestamp>,
 }
 
 /// What is known, for `status`.
@@ -47,6 +50,8 @@ pub struct PodCounts {
     pub exempt: usize,
     /// Pods and namespaces have been listed at least once.
     pub is_listed: bool,
+    /// As long as they have not: from when the pods are that are known.
+    pub recalled_from: Option<jiff::Timestamp>,
 }
 
 /// Keeps a [`PodDirectory`] up to date until it is dropped.
@@ -64,14 +69,22 @@ impl PodDirectory {
             version: watch::Sender::default(),
             judged: watch::Sender::default(),
             listed: watch::Sender::default(),
+            recalled: OnceLock::new(),
         })
     }
 
-    /// Begins to follow the API server: the pods of this node, and the labels of all namespaces. Must be called inside a
-    /// runtime.
+    /// Begins to follow the API server: the pods of this node, and the labels of all namespaces. Until they are listed the
+    /// pods are those that `memory` recalls. Must be called inside a runtime.
     #[must_use]
-    pub fn follow(self: &Arc<Self>, cluster: &Cluster) -> PodWatch {
+    pub fn follow(self: &Arc<Self>, cluster: &Cluster, memory: Option<PodMemory>) -> PodWatch {
         let mut tasks = JoinSet::new();
+        if let Some(memory) = memory {
+            if let Some((remembered, saved)) = memory.recall() {
+                self.write().recall(remembered);
+                let _nobody_else_sets_it = self.recalled.set(saved);
+            }
+            let _kept: AbortHandle = tasks.spawn(memory::keep(Arc::clone(self), memory));
+        }
         let mine = cluster::watching().fields(&format!("spec.nodeName={}", cluster.node()));
         let pods = watcher::watcher(Api::<PodObject>::all(cluster.client()), mine);
         let namespaces = watcher::watcher(
@@ -157,8 +170,18 @@ impl PodDirectory {
         PodCounts {
             pods: index.len(),
             exempt: index.exempt(),
-            is_listed: *self.listed.borrow() == (true, true),
+            is_listed: self.is_listed(),
+            recalled_from: self.recalled.get().filter(|_| !self.is_listed()).copied(),
         }
+    }
+
+    /// What is to be kept for the next start.
+    pub(super) fn to_keep(&self) -> Remembered {
+        self.read().to_keep()
+    }
+
+    fn is_listed(&self) -> bool {
+        *self.listed.borrow() == (true, true)
     }
 
     /// Whether pods are kept that the API server has no more.

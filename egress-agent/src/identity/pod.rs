@@ -6,6 +6,7 @@ use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod as Object, PodStatus},
     jiff::Timestamp,
 };
+use serde::{Deserialize, Serialize};
 
 use super::PodUid;
 
@@ -18,7 +19,7 @@ const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 const HASH_ANNOTATION: &str = "kubernetes.io/config.hash";
 
 /// A pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pod {
     pub(super) uid: PodUid,
     /// A static pod's cgroup has this UID and not that of the API server.

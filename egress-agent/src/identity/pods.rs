@@ -6,6 +6,7 @@ use std::{
 };
 
 use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::{PodUid, Workload, exempt::Exemptions, pod::Pod, workload::PodFacts};
 
@@ -35,6 +36,13 @@ struct Entry {
     workload: Option<Arc<Workload>>,
     /// Deleted in the API server. Its processes may outlive it (`kubectl delete --force`), and are judged as before.
     is_gone: bool,
+}
+
+/// What an index keeps for the next start.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Remembered {
+    pods: Vec<Pod>,
+    namespaces: BTreeMap<String, Labels>,
 }
 
 /// What a report has changed.
@@ -218,6 +226,30 @@ impl PodIndex {
     pub(super) fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         let there = self.pods.values().filter(|entry| !entry.is_gone);
         there.filter_map(|entry| entry.workload.as_ref())
+    }
+
+    /// What is to be kept for the next start: the pods that are there, and the labels of their namespaces.
+    pub(super) fn to_keep(&self) -> Remembered {
+        let pods = self.pods.values().filter(|entry| !entry.is_gone);
+        let pods: Vec<Pod> = pods.map(|entry| entry.pod.clone()).collect();
+        let namespaces = pods.iter().filter_map(|pod| {
+            let labels = self.namespaces.get(&pod.namespace)?;
+            Some((pod.namespace.clone(), labels.clone()))
+        });
+        Remembered {
+            namespaces: namespaces.collect(),
+            pods,
+        }
+    }
+
+    /// Takes in what was kept. The lists that come take its place.
+    pub(super) fn recall(&mut self, remembered: Remembered) {
+        for (name, labels) in remembered.namespaces {
+            self.apply_namespace(&name, labels);
+        }
+        for pod in remembered.pods {
+            self.apply_pod(pod);
+        }
     }
 
     /// How many pods are known.

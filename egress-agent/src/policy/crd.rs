@@ -58,12 +58,28 @@ pub fn definitions(rules: Rules) -> [(String, Json); 2] {
         definition::<EgressPolicySpec>(EGRESS_POLICY),
         definition::<ClusterEgressPolicySpec>(CLUSTER_EGRESS_POLICY),
     ];
-    if rules == Rules::None {
-        for (_, definition) in &mut definitions {
-            remove_everywhere(definition, "x-kubernetes-validations");
+    for (_, definition) in &mut definitions {
+        match rules {
+            Rules::None => remove_everywhere(definition, "x-kubernetes-validations"),
+            Rules::Cel => leave_to_rules(definition),
         }
     }
     definitions
+}
+
+/// Where a rule in CEL says the same, the schema's own condition goes: the server would tell of that one (`must validate one
+/// and only one schema`), and sometimes of nothing else.
+fn leave_to_rules(value: &mut Json) {
+    match value {
+        Json::Object(fields) => {
+            if fields.contains_key("x-kubernetes-validations") {
+                fields.remove("oneOf");
+            }
+            fields.values_mut().for_each(leave_to_rules);
+        }
+        Json::Array(items) => items.iter_mut().for_each(leave_to_rules),
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {}
+    }
 }
 
 fn definition<Spec: JsonSchema>(names: Names) -> (String, Json) {

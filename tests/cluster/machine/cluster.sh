@@ -4,13 +4,14 @@
 #   cluster.sh enter N CMD..   CMD on node N: in its network, its mounts and its cgroup root
 #   cluster.sh reboot N  what a reboot leaves of node N (its files), begun again
 #   cluster.sh api stop|start  the API server alone
+#   cluster.sh rules stop|start  a later Kubernetes' server of custom resources, which knows rules in CEL: rules.kubeconfig
 #   cluster.sh down      ends what was started, by pid, and removes its cgroups, namespaces and interfaces
 #
 #   machine --veth-- egress-cluster: etcd, kube-apiserver, controller manager, scheduler, bridge 10.123.0.1
 #   10.122.0.2  10.122.0.1              |                    |                    |
 #                                    egress-node1         egress-node2       (the test's own world)
 #                                    10.123.0.11          10.123.0.12        10.123.0.2
-#                                    pods 10.124.1.0/24   10.124.2.0/24
+#                                    pods 10.42.1.0/24   10.42.2.0/24
 #
 # Given by the environment: BIN (Kubernetes' programs), ROOT (etcd, containerd, runc, CNI plugins, kubectl), IMAGES (archives
 # for every node), RUN (state), CGROUPS: hybrid (the machine's v1 hierarchies with v2 at unified) or v2 (v2 alone).
@@ -73,7 +74,7 @@ pki() {
   openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt -out "$PKI/ca.key"
   openssl req -x509 -new -key "$PKI/ca.key" -subj /CN=egress-test-ca -days 365 -sha256 -out "$PKI/ca.crt" \
     -addext basicConstraints=critical,CA:true -addext keyUsage=critical,keyCertSign,cRLSign
-  certificate apiserver kube-apiserver system:nodes "IP:127.0.0.1,IP:$API,IP:$OUTSIDE,IP:10.96.0.1,DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc"
+  certificate apiserver kube-apiserver system:nodes "IP:127.0.0.1,IP:$API,IP:$OUTSIDE,IP:10.43.0.1,DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc"
   certificate admin admin system:masters
   certificate kubelet-client kube-apiserver-kubelet-client system:masters
   certificate front-proxy front-proxy front-proxy
@@ -93,14 +94,26 @@ api_start() {
     --requestheader-client-ca-file "$PKI/ca.crt" --requestheader-allowed-names=front-proxy --requestheader-username-headers=X-Remote-User \
     --requestheader-group-headers=X-Remote-Group --requestheader-extra-headers-prefix=X-Remote-Extra- \
     --proxy-client-cert-file "$PKI/front-proxy.crt" --proxy-client-key-file "$PKI/front-proxy.key" \
-    --kubelet-preferred-address-types=InternalIP --service-cluster-ip-range 10.96.0.0/24 \
+    --kubelet-preferred-address-types=InternalIP --service-cluster-ip-range 10.43.0.0/24 \
     --service-account-issuer=https://kubernetes.default.svc --service-account-key-file "$PKI/sa.pub" --service-account-signing-key-file "$PKI/sa.key" \
     --cert-dir "$RUN/apiserver-certs" --endpoint-reconciler-type=lease
   wait_for 90 'kube-apiserver ready' kctl get --raw /readyz
 }
 
+# Kubernetes 1.20 drops such rules. This server has its own objects in the same etcd, and asks the API server who calls.
+rules_start() {
+  begin rules apiextensions-apiserver --etcd-servers http://127.0.0.1:2379 --etcd-prefix /rules --kubeconfig "$RUN/admin-inside.kubeconfig" \
+    --authentication-kubeconfig "$RUN/admin-inside.kubeconfig" --authorization-kubeconfig "$RUN/admin-inside.kubeconfig" --client-ca-file "$PKI/ca.crt" \
+    --bind-address 0.0.0.0 --secure-port 6444 --tls-cert-file "$PKI/apiserver.crt" --tls-private-key-file "$PKI/apiserver.key" \
+    --enable-priority-and-fairness=false \
+    --disable-admission-plugins=NamespaceLifecycle,MutatingAdmissionWebhook,ValidatingAdmissionWebhook,ValidatingAdmissionPolicy,MutatingAdmissionPolicy
+  sed "s#:6443#:6444#" "$KUBECONFIG_ADMIN" >"$RUN/rules.kubeconfig"
+  wait_for 60 'the server of rules ready' kubectl --kubeconfig "$RUN/rules.kubeconfig" get --raw /readyz
+}
+
 control() {
   pki
+  kubeconfig "$RUN/admin-inside.kubeconfig" admin $API
   kubeconfig "$KUBECONFIG_ADMIN" admin $OUTSIDE
   for who in kcm scheduler kube-proxy; do kubeconfig "$RUN/$who.kubeconfig" $who $API; done
   rm -rf "$RUN/etcd"; mkdir -m 700 "$RUN/etcd"
@@ -128,12 +141,12 @@ node_network() {
   ip -n "$name" addr add "10.123.0.$((10 + i))/24" dev eth0
   ip -n "$name" link set eth0 up
   # Services, the other nodes' pods, and the documentation ranges of the test's world: nothing else is reachable.
-  ip -n "$name" route add 10.96.0.0/24 via $API
+  ip -n "$name" route add 10.43.0.0/24 via $API
   for ((other = 1; other <= NODES; other++)); do
-    [ "$other" = "$i" ] || ip -n "$name" route add "10.124.$other.0/24" via "10.123.0.$((10 + other))"
+    [ "$other" = "$i" ] || ip -n "$name" route add "10.42.$other.0/24" via "10.123.0.$((10 + other))"
   done
   for range in 198.51.100.0/24 203.0.113.0/24; do ip -n "$name" route add $range via 10.123.0.2; done
-  ip -n $CONTROL route replace "10.124.$i.0/24" via "10.123.0.$((10 + i))"
+  ip -n $CONTROL route replace "10.42.$i.0/24" via "10.123.0.$((10 + i))"
 }
 
 node() {
@@ -210,10 +223,15 @@ api)
   stop) ends "$RUN/pids/kube-apiserver" ;;
   start) api_start ;;
   esac ;;
+rules)
+  case $2 in
+  stop) ends "$RUN/pids/rules" ;;
+  start) rules_start ;;
+  esac ;;
 down)
   ends "$RUN/pids/kube-scheduler" "$RUN/pids/kube-controller-manager"
   for ((i = 1; i <= NODES; i++)); do node_down "$i"; done
-  ends "$RUN/pids/kube-apiserver" "$RUN/pids/etcd"
+  ends "$RUN/pids/rules" "$RUN/pids/kube-apiserver" "$RUN/pids/etcd"
   ip link del egress-k8s 2>/dev/null || true
   ip netns del $CONTROL 2>/dev/null || true
   rm -rf "$RUN/pids" "$RUN/etcd" "$RUN"/node[0-9] ;;

@@ -38,7 +38,7 @@ mount --make-rshared /var/lib/kubelet
 echo 1 >/proc/sys/net/ipv4/ip_forward
 cat >"$D/cni/10-bridge.conflist" <<C
 {"cniVersion": "0.4.0", "name": "k8s", "plugins": [{"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
- "ipam": {"type": "host-local", "dataDir": "/run/cni-ipam", "ranges": [[{"subnet": "10.124.$i.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}
+ "ipam": {"type": "host-local", "dataDir": "/run/cni-ipam", "ranges": [[{"subnet": "10.42.$i.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}
 C
 runc=$ROOT/usr/sbin/runc
 enforce='["pods"]'
@@ -94,7 +94,7 @@ makeIPTablesUtilChains: false
 enforceNodeAllocatable: $enforce
 evictionHard: {memory.available: "1Mi"}
 imageGCHighThresholdPercent: 100
-clusterDNS: [10.96.0.10]
+clusterDNS: [10.43.0.10]
 clusterDomain: cluster.local
 resolvConf: "$D/resolv.conf"
 staticPodPath: "$D/manifests"
@@ -103,8 +103,8 @@ serializeImagePulls: false
 nodeStatusUpdateFrequency: 4s
 registryPullQPS: 0
 C
-# The test's own name server: 10.96.0.10 is a Service in front of it.
-echo "nameserver 198.51.100.53" >"$D/resolv.conf"
+# The test's own name server: 10.43.0.10 is a Service in front of it.
+printf 'nameserver 198.51.100.53\nsearch corp.example\n' >"$D/resolv.conf"
 mount --bind "$D/resolv.conf" /etc/resolv.conf
 # A host's unit that is to run before the kubelet: the restart test puts one here.
 [ ! -x "$D/before-kubelet" ] || "$D/before-kubelet"
@@ -117,7 +117,7 @@ kubelet --config "$D/kubelet.yaml" --kubeconfig "$RUN/node$i.kubeconfig" --hostn
   --container-runtime=remote --container-runtime-endpoint=unix:///run/containerd/containerd.sock --root-dir /var/lib/kubelet \
   --cert-dir "$D/pki" --register-node=true --v=2 >>"$RUN/log/node$i.kubelet.log" 2>&1 &
 echo $! >"$RUN/pids/node$i.kubelet"
-kube-proxy --kubeconfig "$RUN/kube-proxy.kubeconfig" --hostname-override "node$i" --proxy-mode=iptables --cluster-cidr 10.124.0.0/16 \
+kube-proxy --kubeconfig "$RUN/kube-proxy.kubeconfig" --hostname-override "node$i" --proxy-mode=iptables --cluster-cidr 10.42.0.0/16 \
   --conntrack-max-per-core=0 --conntrack-tcp-timeout-established=0 --conntrack-tcp-timeout-close-wait=0 \
   --healthz-bind-address 127.0.0.1 --metrics-bind-address 127.0.0.1 >>"$RUN/log/node$i.kube-proxy.log" 2>&1 &
 echo $! >"$RUN/pids/node$i.kube-proxy"

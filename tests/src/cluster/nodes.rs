@@ -104,6 +104,12 @@ impl Node<'_> {
         all[0].clone()
     }
 
+    /// The same for a person, asked of the agent's own socket: `kubectl exec` needs an API server.
+    pub async fn status_without_an_api_server(&self) -> String {
+        let pid = self.agent_pid().await;
+        self.shell(&format!("/proc/{pid}/exe status")).await
+    }
+
     /// The process of the agent on it, by the machine's number.
     pub async fn agent_pid(&self) -> i32 {
         // All processes share the machine's numbers; the node's state directory tells whose it is.

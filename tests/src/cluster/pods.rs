@@ -1,7 +1,5 @@
 //! Pods of the tests: a shell and curl.
 
-use std::fmt::Write as _;
-
 use super::{Cluster, SOON};
 
 /// A pod to be made.
@@ -56,27 +54,46 @@ impl Pod {
         let Self {
             namespace,
             name,
-            node,
             labels,
-            host_network,
+            ..
         } = self;
         let line = match kind {
             PodKind::Idle => "trap 'exit 0' TERM; sleep 1000000 & wait".to_owned(),
             PodKind::Runs(line) => line.to_owned(),
         };
-        let mut text = format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}\nspec:\n"
-        );
-        // Writing to a String cannot fail.
-        let _infallible = write!(
-            text,
-            "  nodeName: node{node}\n  hostNetwork: {host_network}\n  dnsPolicy: ClusterFirstWithHostNet\n  \
+        let spec = self.spec(&line);
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}\nspec:\n{spec}"
+        )
+    }
+
+    /// As a Job that runs a line once.
+    #[must_use]
+    pub fn job(&self, line: &str) -> String {
+        let Self {
+            namespace,
+            name,
+            labels,
+            ..
+        } = self;
+        let spec = self.spec(line).replace("\n  ", "\n      ");
+        format!(
+            "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  backoffLimit: 0\n  \
+             template:\n    metadata: {{labels: {{{labels}}}}}\n    spec:\n    {spec}"
+        )
+    }
+
+    /// What both have, indented by two.
+    fn spec(&self, line: &str) -> String {
+        format!(
+            "  nodeName: node{}\n  hostNetwork: {}\n  dnsPolicy: ClusterFirstWithHostNet\n  \
              restartPolicy: Never\n  terminationGracePeriodSeconds: 0\n  automountServiceAccountToken: false\n  \
              containers:\n  - name: c\n    image: localhost/tools:1\n    imagePullPolicy: Never\n    \
              command: [sh, -c, {}]\n",
+            self.node,
+            self.host_network,
             serde_json::Value::from(line)
-        );
-        text
+        )
     }
 
     /// Makes it, and waits until it runs.

@@ -1,21 +1,18 @@
-//! What a cluster is started from: a kit of Kubernetes' own programs, and Debian's etcd, containerd, runc and CNI plugins.
-//! Nothing is installed: all of it is unpacked below target/cluster.
+//! What a cluster is started from: Kubernetes' own programs, from a kit or built from Debian's source, and Debian's etcd,
+//! containerd, runc and CNI plugins. Nothing is installed: all of it is below target/cluster.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 
 use crate::{progress, workspace};
 
-/// The kit: a tar of kube-apiserver, kube-controller-manager, kube-scheduler, kubelet and kube-proxy 1.20, packed by xz.
-/// They are Kubernetes', under the Apache License 2.0; the project does not distribute them.
-pub(super) const NAMED_BY: &str = "EGRESS_CLUSTER_KIT";
+/// A kit of them saves the build: a tar of bin/ with kube-apiserver, kube-controller-manager, kube-scheduler, kubelet and
+/// kube-proxy 1.20, packed by xz; apiextensions-apiserver 0.36 may be in it. They are Kubernetes', under the Apache License
+/// 2.0; the project does not distribute them.
+const NAMED_BY: &str = "EGRESS_CLUSTER_KIT";
 
-/// Where it is looked for if it is not named, beside the checkout.
+/// Where a kit is looked for if none is named, beside the checkout.
 const BESIDE: &str = "../shared/k8s/bin.tar.xz";
 
 /// Debian 12's versions, wherever this runs: kubelet 1.20 wants containerd 1.x, which later suites do not have.
@@ -36,7 +33,7 @@ pub(super) struct Kit {
 }
 
 /// The kit's archive, if there is one.
-pub(super) fn archive() -> Option<PathBuf> {
+fn archive() -> Option<PathBuf> {
     let named = std::env::var_os(NAMED_BY).map(PathBuf::from);
     let beside = workspace::root().join(BESIDE);
     named.or_else(|| beside.is_file().then_some(beside))
@@ -47,13 +44,26 @@ impl Kit {
         Self { directory }
     }
 
-    /// Unpacks what is not there yet.
-    pub(super) fn complete(&self, archive: &Path) -> Result<()> {
+    /// Unpacks, or builds, what is not there yet.
+    pub(super) fn complete(&self) -> Result<()> {
         if !self.path("bin.complete").exists() {
-            let mut tar = Command::new("tar");
-            // The archive has them in bin/.
-            tar.arg("-C").arg(&self.directory).arg("-xf").arg(archive);
-            progress::run("unpacking the kit of Kubernetes binaries", "about 10 s", &mut tar)?;
+            if let Some(archive) = archive() {
+                let mut tar = Command::new("tar");
+                // The archive has them in bin/.
+                tar.arg("-C").arg(&self.directory).arg("-xf").arg(archive);
+                progress::run(
+                    "unpacking the kit of Kubernetes' programs",
+                    "about 10 s",
+                    &mut tar,
+                )?;
+            } else {
+                let mut build = Command::new("bash");
+                build
+                    .arg(workspace::root().join("tests/cluster/machine/build-kubernetes.sh"))
+                    .arg(&self.directory);
+                let what = "building Kubernetes 1.20 from Debian's source, once";
+                progress::run(what, "about 7 min", &mut build)?;
+            }
             fs::write(self.path("bin.complete"), "")?;
         }
         if !self.path("root.complete").exists() {

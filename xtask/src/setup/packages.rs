@@ -39,7 +39,7 @@ const fn program(
     }
 }
 
-const PROGRAMS: [Program; 34] = [
+const PROGRAMS: [Program; 35] = [
     program("ip", Purpose::Demo, &["iproute2"], "iproute"),
     program("nsenter", Purpose::Demo, &["util-linux"], "util-linux-core"),
     program("curl", Purpose::Demo, &["curl"], "curl"),
@@ -112,6 +112,7 @@ const PROGRAMS: [Program; 34] = [
     // etcd, containerd and runc are Debian's packages, wherever they run.
     program("apt-get", Purpose::Cluster, &["apt"], "apt"),
     program("dpkg-deb", Purpose::Cluster, &["dpkg"], "dpkg"),
+    program("dpkg-source", Purpose::Cluster, &["dpkg-dev"], "dpkg-dev"),
 ];
 
 /// How many programs `purposes` want.

@@ -15,12 +15,16 @@ pub(crate) struct Required {
     guests: BTreeSet<String>,
     /// Those that take long: `cargo xtask soak` runs them.
     long: BTreeSet<String>,
+    /// Those on a cluster that want a program which only a kit of programs has, and no build of ours.
+    of_kits: BTreeSet<String>,
 }
 
 /// What follows the name of a test for other kernels.
 const IN_GUESTS: &str = "@vm";
 /// What follows the name of a long one.
 const LONG: &str = "@soak";
+/// What follows the name of one that wants a kit.
+const OF_KITS: &str = "@kit";
 
 impl Required {
     pub(crate) fn read() -> Result<Self> {
@@ -43,7 +47,13 @@ impl Required {
     pub(crate) fn complaints(&self, ran: &Tally, strict: bool) -> Vec<String> {
         let not_run = self.names.iter().filter_map(|name| match ran.ending(name) {
             Some(Ending::Passed | Ending::Failed) => None,
-            Some(Ending::Skipped) if self.guests.contains(name) || self.long.contains(name) => None,
+            Some(Ending::Skipped)
+                if [&self.guests, &self.long, &self.of_kits]
+                    .iter()
+                    .any(|others| others.contains(name)) =>
+            {
+                None
+            }
             Some(Ending::Skipped) => strict.then(|| format!("required, but skipped: {name}")),
             None => Some(format!("required, but did not run: {name}")),
         });
@@ -72,6 +82,7 @@ impl Required {
             names: BTreeSet::new(),
             guests: BTreeSet::new(),
             long: BTreeSet::new(),
+            of_kits: BTreeSet::new(),
         };
         for line in lines {
             let (name, mark) = line.split_once(' ').unwrap_or((line, ""));
@@ -79,6 +90,7 @@ impl Required {
             match mark.trim() {
                 IN_GUESTS => _ = required.guests.insert(name.to_owned()),
                 LONG => _ = required.long.insert(name.to_owned()),
+                OF_KITS => _ = required.of_kits.insert(name.to_owned()),
                 _ => {}
             }
         }

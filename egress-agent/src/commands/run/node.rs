@@ -10,7 +10,7 @@ use crate::{
     cluster::Cluster,
     config::KubernetesEntries,
     enforcer::Node,
-    identity::{PodDirectory, PodSource, PodWatch, cgroup_path},
+    identity::{PodDirectory, PodMemory, PodSource, PodWatch, cgroup_path},
     kernel,
 };
 
@@ -23,27 +23,38 @@ pub(super) struct Followed {
 }
 
 /// Begins to follow the pods of this node, and waits for the first list of them: what is exempt is to be known before
-/// anything is enforced. Without an API server the wait is bounded; what is unknown then is refused.
+/// anything is enforced. Without an API server the wait is bounded; pods that are neither told nor remembered are refused then.
 ///
 /// # Errors
 /// What is missing, in a sentence.
 pub(super) async fn follow(
     entries: &KubernetesEntries,
+    instance: &str,
     place: &Place,
     root: PathBuf,
 ) -> anyhow::Result<Followed> {
     require_host_pids(place, &root)?;
     let cluster = Cluster::prepare(entries.kubeconfig.as_deref(), entries.node_name.as_deref()).await?;
     let directory = PodDirectory::new(entries.exemptions());
-    let watch = directory.follow(&cluster);
+    let memory = PodMemory::in_directory(&entries.state_directory.join(instance));
+    let watch = directory.follow(&cluster, Some(memory));
     if time::timeout(entries.identity_wait(), directory.listed())
         .await
         .is_err()
     {
-        tracing::warn!(
-            error = cluster.contact().status().error,
-            "the API server has not told the pods of this node yet: what they connect to is refused until it does"
-        );
+        let error = cluster.contact().status().error;
+        match directory.counts().recalled_from {
+            Some(from) => tracing::warn!(
+                error,
+                %from,
+                "the API server has not told the pods of this node yet: those that the last agent knew are judged as it \
+                 knew them, and what others connect to is refused"
+            ),
+            None => tracing::warn!(
+                error,
+                "the API server has not told the pods of this node yet: what they connect to is refused until it does"
+            ),
+        }
     }
     let counts = directory.counts();
     tracing::info!(

@@ -46,7 +46,7 @@ impl Lab {
             ..ForwardSettings::default()
         };
         change(&mut settings);
-        let policies: Vec<Policy> = read_text(std::path::Path::new("p.yaml"), POLICY).unwrap();
+        let policies: Vec<Policy> = read_text(Path::new("p.yaml"), POLICY).unwrap();
         let unselected = Unselected::Enforce;
         let set = PolicySet::build(
             policies,

@@ -134,7 +134,7 @@ async fn the_pods_of_this_node_alone_are_followed() {
     let server = Server::default();
     server.state.lock().unwrap().pods = vec![pod("first", "9")];
     let directory = PodDirectory::new(Exemptions::default());
-    let _watch = directory.follow(&server.cluster());
+    let _watch = directory.follow(&server.cluster(), None);
     directory.listed().await;
     until(&directory, app_is("first")).await;
     server.say("MODIFIED", pod("second", "11")).await;
@@ -160,7 +160,7 @@ async fn a_server_that_refuses_is_asked_again_and_again() {
         state.refusals = vec![403, 403, 403, 500].into();
     }
     let directory = PodDirectory::new(Exemptions::default());
-    let _watch = directory.follow(&server.cluster());
+    let _watch = directory.follow(&server.cluster(), None);
     until(&directory, app_is("first")).await;
 }
 
@@ -170,11 +170,43 @@ async fn a_watch_that_has_fallen_behind_begins_with_a_list() {
     let server = Server::default();
     server.state.lock().unwrap().pods = vec![pod("first", "9")];
     let directory = PodDirectory::new(Exemptions::default());
-    let _watch = directory.follow(&server.cluster());
+    let _watch = directory.follow(&server.cluster(), None);
     until(&directory, app_is("first")).await;
     server.state.lock().unwrap().pods = vec![pod("missed", "99")];
     let expired = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "too old", "reason": "Expired", "code": 410});
     server.say("ERROR", expired).await;
     assert!(directory.workload(UID.parse().unwrap(), None, "/x").is_some());
     until(&directory, app_is("missed")).await;
+}
+
+/// An agent that starts while the server is away knows the pods that the last one knew, and the server has the last word.
+#[tokio::test]
+async fn the_pods_are_remembered_for_a_start_without_a_server() {
+    let state = tempfile::tempdir().unwrap();
+    let memory = || PodMemory::in_directory(state.path());
+    let server = Server::default();
+    server.state.lock().unwrap().pods = vec![pod("first", "9")];
+    let directory = PodDirectory::new(Exemptions::default());
+    let watch = directory.follow(&server.cluster(), Some(memory()));
+    until(&directory, app_is("first")).await;
+    directory.listed().await;
+    assert_eq!(directory.counts().recalled_from, None);
+    while memory().recall().is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(watch);
+
+    let away = Server::default();
+    away.state.lock().unwrap().refusals = [500; 3].into();
+    away.state.lock().unwrap().pods = vec![pod("second", "99")];
+    let directory = PodDirectory::new(Exemptions::default());
+    let _watch = directory.follow(&away.cluster(), Some(memory()));
+    let counts = directory.counts();
+    assert!(!counts.is_listed && counts.recalled_from.is_some(), "{counts:?}");
+    let workload = directory.workload(UID.parse().unwrap(), None, "/x").unwrap();
+    assert!(app_is("first")(Some(&workload)));
+    assert_eq!(workload.namespace_labels["tier"], "front");
+    until(&directory, app_is("second")).await;
+    directory.listed().await;
+    assert_eq!(directory.counts().recalled_from, None);
 }

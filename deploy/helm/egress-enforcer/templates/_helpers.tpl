@@ -1,3 +1,0 @@
-{{- define "egress-enforcer.labels" -}}
-app.kubernetes.io/name: egress-agent
-{{- end -}}
