@@ -27,11 +27,10 @@ async fn no_pod_escapes_when_its_node_starts_again() {
     let node = cluster.node(2);
     let pod = Pod::new("reboot", "first").on(2).start(cluster).await;
     allowed_soon(cluster, &pod, "https://other.test/").await;
-    let unit = install_unit(&node).await;
     let line = "while true; do curl -sk --max-time 3 -o /dev/null https://evil.test/ --resolve evil.test:443:198.51.100.66; done";
     let escape = Pod::new("reboot", "escape").on(2).document(PodKind::Runs(line));
-    let manifest = node.file("manifests/escape.yaml");
-    fs::write(&manifest, escape).expect("a static pod");
+    fs::write(node.file("escape.yaml"), escape).expect("a static pod");
+    let unit = install_unit(&node).await;
     let evil = cluster.https("evil.test").seen().await.len();
 
     cluster.api("stop").await;
@@ -49,6 +48,13 @@ async fn no_pod_escapes_when_its_node_starts_again() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(cluster.https("evil.test").seen().await.len(), evil, "escaped");
 
+    // An agent leaves static pods alone.
+    fs::remove_file(node.file("manifests/escape.yaml")).expect("the static pod");
+    cluster
+        .eventually("the static pod has ended", async || {
+            !node.shell("ctr -n k8s.io tasks ls").await.contains("RUNNING")
+        })
+        .await;
     cluster.api("start").await;
     cluster
         .eventually("the agent serves", async || {
@@ -71,12 +77,11 @@ async fn no_pod_escapes_when_its_node_starts_again() {
     allowed_soon(cluster, &pod, "https://other.test/").await;
     assert_eq!(cluster.https("evil.test").seen().await.len(), evil, "escaped");
     fs::remove_file(&unit).expect("the unit's script");
-    fs::remove_file(&manifest).expect("the static pod");
     cluster.forget("reboot").await;
 }
 
 /// What deploy/host/install.sh puts on a machine; a script that the node's own runs before its kubelet is in the place of
-/// the unit.
+/// the unit. It puts the static pod in its place too: the kubelet that ran before must not know it.
 async fn install_unit(node: &Node<'_>) -> PathBuf {
     let agent = node.file("egress-agent");
     let pid = node.agent_pid().await;
@@ -85,7 +90,9 @@ async fn install_unit(node: &Node<'_>) -> PathBuf {
     fs::copy(host.join("hold.yaml"), node.file("hold.yaml")).expect("the unit's configuration");
     let unit = node.file("before-kubelet");
     let script = format!(
-        "#!/bin/sh\nset -e\n{make} {config}\nexec {agent} run --hold --config {config}\n",
+        "#!/bin/sh\nset -e\n{make} {config}\ncp {escape} {manifests}\nexec {agent} run --hold --config {config}\n",
+        escape = node.file("escape.yaml").display(),
+        manifests = node.file("manifests").display(),
         make = host.join("make-cgroup").display(),
         agent = agent.display(),
         config = node.file("hold.yaml").display()
