@@ -229,12 +229,6 @@ impl Policy {
     pub fn rule_count(&self) -> usize {
         self.egress.len() + self.deny.len() + self.ceiling.as_ref().map_or(0, |ceiling| ceiling.rules.len())
     }
-
-    /// Every rule with where it stands.
-    pub(super) fn rules(&self) -> impl Iterator<Item = &Rule> {
-        let ceiling = self.ceiling.iter().flat_map(|ceiling| &ceiling.rules);
-        self.egress.iter().chain(&self.deny).chain(ceiling)
-    }
 }
 
 impl Rule {

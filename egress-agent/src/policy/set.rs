@@ -29,7 +29,6 @@ pub struct PolicySet {
     cluster: Scope,
     namespaces: Vec<Scope>,
     namespace_numbers: HashMap<String, usize>,
-    ports_by_domain: PortSet,
     counts: Counts,
     origin: Origin,
 }
@@ -184,14 +183,6 @@ impl PolicySet {
             policies: policies.len(),
             rules: policies.values().map(Policy::rule_count).sum(),
         };
-        let ports_by_domain = policies.values().flat_map(Policy::rules).fold(
-            PortSet::default(),
-            // A denial on every port leaves it to the other rules which ports are judged by name.
-            |ports, rule| match rule.hosts.is_empty() || rule.host_ports == PortSet::all() {
-                true => ports,
-                false => ports.union(&rule.host_ports),
-            },
-        );
         let mut cluster = Vec::new();
         let mut by_namespace = BTreeMap::<String, Vec<Policy>>::new();
         for (key, policy) in policies {
@@ -206,7 +197,6 @@ impl PolicySet {
             cluster: Scope::new(cluster),
             namespaces: by_namespace.into_values().map(Scope::new).collect(),
             namespace_numbers,
-            ports_by_domain,
             counts,
             origin: Origin::default(),
         }
@@ -228,12 +218,6 @@ impl PolicySet {
     #[must_use]
     pub const fn counts(&self) -> Counts {
         self.counts
-    }
-
-    /// Every TCP port that a rule names for a domain: what has to be redirected, so that it can be judged by name.
-    #[must_use]
-    pub const fn ports_by_domain(&self) -> &PortSet {
-        &self.ports_by_domain
     }
 
     /// Where a rule stands, if it is of this set and from a file.
