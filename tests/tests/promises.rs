@@ -22,6 +22,7 @@ mod failures;
 mod fence;
 mod full_disk;
 mod hold;
+mod host_units;
 mod http;
 mod http2;
 mod http_transport;
@@ -72,6 +73,7 @@ fn all() -> Vec<Promise> {
         daemon::promises(),
         life::promises(),
         hold::promises(),
+        host_units::promises(),
         dns::promises(),
         packets::promises(),
         load::promises(),
