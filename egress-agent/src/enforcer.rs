@@ -1,6 +1,7 @@
 //! The enforcer: kernel programs, listeners and workers as one thing that starts, serves and stops. `exec` and `run`
 //! differ in what they attach it to and in how long it lives.
 
+mod census;
 mod control;
 mod fences;
 mod handover;
@@ -27,8 +28,8 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use self::{
-    control::Control, fences::Fences, handover::Draining, ledger::Ledger, members::IdentityChanges,
-    reports::Reports, roster::Roster, sites::Sites,
+    census::Census, control::Control, fences::Fences, handover::Draining, ledger::Ledger,
+    members::IdentityChanges, reports::Reports, roster::Roster, sites::Sites,
 };
 pub use self::{
     handover::{Channel, Predecessor},
@@ -325,10 +326,11 @@ impl Enforcer {
             "policies are in force"
         );
         self.services.policy.replace(set);
+        let census = Census::of(&self.cgroup);
         if has_news {
-            self.purge();
+            self.purge(&census);
         }
-        self.review_fences();
+        self.review_fences(&census);
         Ok(())
     }
 
@@ -343,8 +345,9 @@ impl Enforcer {
         self.sites.open_wanted(wanted, &self.workers, &self.identities);
     }
 
-    fn review_fences(&mut self) {
-        self.fences.review(&mut self.attachment, &self.services.policy);
+    fn review_fences(&mut self, census: &Census) {
+        self.fences
+            .review(census, &mut self.attachment, &self.services.policy);
     }
 
     /// Takes in cgroups that have come or gone.
@@ -356,8 +359,8 @@ impl Enforcer {
     }
 
     /// Closes connections that are not allowed and were not seen to begin, or no longer are.
-    fn purge(&self) {
-        for netns in self.sites.inhabited() {
+    fn purge(&self, census: &Census) {
+        for netns in census.open_namespaces() {
             let closed = purge::purge(&netns, |socket| {
                 let peer = socket.peer.ip();
                 let Some(member) = self.roster.member(socket.cgroup) else {
@@ -462,7 +465,8 @@ impl Enforcer {
     }
 
     fn sweep(&mut self) {
-        self.sites.close_abandoned();
+        let census = Census::of(&self.cgroup);
+        self.sites.close_abandoned(&census);
         self.identities.sweep(Instant::now());
         self.enrol();
         if let Err(error) = self.roster.sweep() {
@@ -475,7 +479,7 @@ impl Enforcer {
             set: &set,
         };
         self.reports.sweep(&ledger, &self.services.log, Due::Silent);
-        self.review_fences();
+        self.review_fences(&census);
         self.services.names.sweep(Instant::now());
         match self.flows.sweep_stale() {
             Ok(0) => {}

@@ -3,17 +3,15 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs, io,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use egress_common::event::ListenerWanted;
 
-use super::sites::namespace_of;
+use super::census::{Census, namespace_inode, namespace_of};
 use crate::{
     identity::Identities,
-    kernel::{Attachment, children},
+    kernel::Attachment,
     netns::{Exit, Netns},
     policy::{PolicySet, PolicyStore, Posture},
     status::{FenceStatus, NotFenced},
@@ -27,7 +25,6 @@ const MOST_SHOWN: usize = 20;
 pub(super) struct Fences {
     /// Switched off: nothing is fenced.
     is_off: bool,
-    cgroup: PathBuf,
     identities: Arc<Identities>,
     home: Netns,
     /// Inodes of namespaces that are never fenced: the agent's own and the machine's.
@@ -61,13 +58,12 @@ impl Fences {
     ///
     /// # Errors
     /// The agent's own namespace cannot be told.
-    pub(super) fn new(is_off: bool, cgroup: PathBuf, identities: Arc<Identities>) -> io::Result<Self> {
+    pub(super) fn new(is_off: bool, identities: Arc<Identities>) -> io::Result<Self> {
         let home = Netns::current()?;
         let mut shared = HashSet::from([home.inode()?]);
-        shared.extend(fs::metadata(namespace_of("1")).map(|namespace| namespace.ino()));
+        shared.extend(namespace_inode("1"));
         Ok(Self {
             is_off,
-            cgroup,
             identities,
             home,
             shared,
@@ -89,7 +85,7 @@ impl Fences {
         }
         for wanted in wanted {
             let pid = wanted.pid.to_string();
-            let Ok(inode) = fs::metadata(namespace_of(&pid)).map(|namespace| namespace.ino()) else {
+            let Ok(inode) = namespace_inode(&pid) else {
                 continue;
             };
             // Without an interface the namespace is still being built: it is looked at again.
@@ -111,12 +107,10 @@ impl Fences {
 
     /// Looks at every namespace in which a member of the enforced cgroup lives, and fences those that are to be, and no
     /// others.
-    pub(super) fn review(&mut self, attachment: &mut Attachment, policy: &PolicyStore) {
+    pub(super) fn review(&mut self, census: &Census, attachment: &mut Attachment, policy: &PolicyStore) {
         if !self.is_off {
-            let set = policy.load();
-            let (mut namespaces, mut pids) = (HashMap::new(), HashSet::new());
-            self.collect(&self.cgroup, &set, &mut namespaces, &mut pids);
-            let strangers = strangers(&namespaces, &pids);
+            let namespaces = self.inhabited(census, &policy.load());
+            let strangers = strangers(&namespaces, census);
             let foreign = strangers.keys().copied().collect();
             let foreign_before = std::mem::replace(&mut self.foreign, foreign);
             self.known.retain(|inode, _| namespaces.contains_key(inode));
@@ -234,49 +228,41 @@ impl Fences {
         workload.is_none_or(|workload| set.view(&workload).posture() == Posture::Enforce)
     }
 
-    /// Adds the namespaces of the processes in `cgroup` and below.
-    fn collect(
-        &self,
-        cgroup: &Path,
-        set: &Arc<PolicySet>,
-        namespaces: &mut HashMap<u64, Members>,
-        pids: &mut HashSet<String>,
-    ) {
-        let text = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-        if let Ok(id) = fs::metadata(cgroup).map(|directory| directory.ino())
-            && !text.is_empty()
-        {
-            let is_enforced = self.is_enforced(id, set);
-            for pid in text.lines() {
-                pids.insert(pid.to_owned());
-                let Ok(namespace) = fs::metadata(namespace_of(pid)) else {
-                    continue;
-                };
-                let members = namespaces.entry(namespace.ino()).or_insert_with(|| Members {
-                    pid: pid.to_owned(),
-                    cgroup: id,
-                    all_enforced: true,
-                });
-                members.all_enforced &= is_enforced;
-            }
+    /// The namespaces of the enforced cgroup's processes.
+    fn inhabited(&self, census: &Census, set: &Arc<PolicySet>) -> HashMap<u64, Members> {
+        let mut namespaces = HashMap::new();
+        let mut enforced = HashMap::new();
+        for resident in census.residents() {
+            let Some(namespace) = resident.namespace else {
+                continue;
+            };
+            let is_enforced = *enforced
+                .entry(resident.cgroup)
+                .or_insert_with(|| self.is_enforced(resident.cgroup, set));
+            let members = namespaces.entry(namespace).or_insert_with(|| Members {
+                pid: resident.pid.clone(),
+                cgroup: resident.cgroup,
+                all_enforced: true,
+            });
+            members.all_enforced &= is_enforced;
         }
-        for child in children(cgroup) {
-            self.collect(&child, set, namespaces, pids);
-        }
+        namespaces
     }
 }
 
-/// Of the namespaces those in which another process than `members` lives, with one of these. Costs 2 us for each process
-/// of the machine.
-fn strangers(namespaces: &HashMap<u64, Members>, members: &HashSet<String>) -> HashMap<u64, String> {
+/// Of the namespaces those in which another process than the enforced cgroup's lives, with one of these. Costs 2 us for
+/// each process of the machine.
+fn strangers(namespaces: &HashMap<u64, Members>, census: &Census) -> HashMap<u64, String> {
     let own = std::process::id().to_string();
+    let residents = census.residents().iter();
+    let members: HashSet<&str> = residents.map(|resident| resident.pid.as_str()).collect();
     let processes = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
     processes
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && *name != own)
-        .filter(|pid| !members.contains(pid))
+        .filter(|pid| !members.contains(pid.as_str()))
         .filter_map(|pid| {
-            let inode = fs::metadata(namespace_of(&pid)).ok()?.ino();
+            let inode = namespace_inode(&pid).ok()?;
             namespaces.contains_key(&inode).then_some((inode, pid))
         })
         .collect()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::Enforcer;
+use super::{Enforcer, census::Census};
 use crate::identity::Identities;
 
 /// What there is to follow.
@@ -83,7 +83,7 @@ impl Enforcer {
             Changed::Cgroup | Changed::Pod => self.enrol(),
             Changed::Judged => {
                 self.enrol();
-                self.purge();
+                self.purge(&Census::of(&self.cgroup));
                 self.services.policy.judge_again();
             }
         }

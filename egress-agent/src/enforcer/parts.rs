@@ -94,11 +94,7 @@ impl Parts {
             flows: FlowTable::open(pins)?,
             direct: DirectTable::open(pins)?,
             sites: Sites::new(table, legs, settings.cgroup.clone()),
-            fences: Fences::new(
-                !settings.packet_fence,
-                settings.cgroup.clone(),
-                Arc::clone(&identities),
-            )?,
+            fences: Fences::new(!settings.packet_fence, Arc::clone(&identities))?,
             workers,
             drain,
             reports: Reports::open(pins)?,

@@ -2,10 +2,9 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    io,
     net::{IpAddr, SocketAddr, TcpListener},
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,10 +12,13 @@ use std::{
 use egress_common::{dns::HeldQuery, event::ListenerWanted};
 use tokio::sync::watch;
 
-use super::handover::HandedSite;
+use super::{
+    census::{Census, namespace_inode, namespace_of, processes},
+    handover::HandedSite,
+};
 use crate::{
     identity::Identities,
-    kernel::{ListenerTable, children},
+    kernel::ListenerTable,
     netns::Netns,
     proxy::{
         Site, Stop, Workers,
@@ -88,11 +90,8 @@ impl Sites {
         if entries.is_empty() {
             return Ok(());
         }
-        let mut members = HashMap::new();
-        collect_members(&self.cgroup, &mut members);
-        let mut found: HashMap<u64, Netns> = members
-            .into_values()
-            .filter_map(|pid| Netns::open(&namespace_of(&pid)).ok())
+        let mut found: HashMap<u64, Netns> = Census::of(&self.cgroup)
+            .open_namespaces()
             .map(|netns| (netns.cookie(), netns))
             .collect();
         found.insert(home.cookie(), home.clone());
@@ -140,7 +139,7 @@ impl Sites {
                 if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
                     // For the SYN that is sent again in a second. Pods that come and go by the hundred in ten seconds leave
                     // some 25 descriptors each until the next sweep.
-                    self.close_unused(true);
+                    self.close_unused(&Census::of(&self.cgroup), true);
                 }
             }
         }
@@ -162,15 +161,13 @@ impl Sites {
         else {
             return;
         };
-        let path = namespace_of(pid);
-        let Ok(inode) = fs::metadata(&path).map(|namespace| namespace.ino()) else {
+        let Ok(inode) = namespace_inode(pid) else {
             return;
         };
-        // Entering it to ask for its cookie costs ten times as much.
         if self.open.values().any(|open| open.inode == inode) {
             return;
         }
-        let opened = Netns::open(&path).and_then(|netns| {
+        let opened = Netns::open(&namespace_of(pid)).and_then(|netns| {
             if self.open.contains_key(&netns.cookie()) {
                 return Ok(());
             }
@@ -206,16 +203,6 @@ impl Sites {
             IpAddr::from(table.source_v6)
         };
         (!source.is_unspecified()).then_some(source)
-    }
-
-    /// The namespaces that members of the enforced cgroup are in.
-    pub(super) fn inhabited(&self) -> Vec<Netns> {
-        let mut members = HashMap::new();
-        collect_members(&self.cgroup, &mut members);
-        members
-            .into_values()
-            .filter_map(|pid| Netns::open(&namespace_of(&pid)).ok())
-            .collect()
     }
 
     /// How many are open.
@@ -269,18 +256,14 @@ impl Sites {
 
     /// Closes those in which no member of the enforced cgroup is left. A listener keeps its namespace alive, so without
     /// this every namespace would stay for ever.
-    pub(super) fn close_abandoned(&mut self) {
-        self.close_unused(false);
+    pub(super) fn close_abandoned(&mut self, census: &Census) {
+        self.close_unused(census, false);
     }
 
-    fn close_unused(&mut self, at_once: bool) {
-        if self.open.values().all(|open| open.keep) {
-            return;
-        }
-        let mut members = HashMap::new();
-        collect_members(&self.cgroup, &mut members);
+    fn close_unused(&mut self, census: &Census, at_once: bool) {
+        let inhabited = census.namespaces();
         self.open.retain(|cookie, open| {
-            let unused = !open.keep && !members.contains_key(&open.inode);
+            let unused = !open.keep && !inhabited.contains_key(&open.inode);
             let abandoned = unused && (at_once || open.unused);
             open.unused = unused;
             if abandoned {
@@ -387,8 +370,9 @@ fn find(wanted: &ListenerWanted, identities: &Identities) -> Option<Netns> {
 
 /// The processes of a cgroup, as this process counts them.
 fn members(cgroup: u64, identities: &Identities) -> Vec<String> {
-    let directory = identities.place(cgroup);
-    let pids = directory.and_then(|directory| fs::read_to_string(directory.join("cgroup.procs")).ok());
+    let pids = identities
+        .place(cgroup)
+        .and_then(|directory| processes(&directory).ok());
     pids.iter()
         .flat_map(|pids| pids.lines())
         .map(str::to_owned)
@@ -397,21 +381,4 @@ fn members(cgroup: u64, identities: &Identities) -> Vec<String> {
 
 fn duplicates(listeners: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
     listeners.iter().map(TcpListener::try_clone).collect()
-}
-
-/// Adds the inodes of the network namespaces of all processes in `cgroup` and below, each with one of its processes.
-fn collect_members(cgroup: &Path, members: &mut HashMap<u64, String>) {
-    if let Ok(pids) = fs::read_to_string(cgroup.join("cgroup.procs")) {
-        members.extend(pids.lines().filter_map(|pid| {
-            let namespace = fs::metadata(namespace_of(pid)).ok()?;
-            Some((namespace.ino(), pid.to_owned()))
-        }));
-    }
-    for child in children(cgroup) {
-        collect_members(&child, members);
-    }
-}
-
-pub(super) fn namespace_of(pid: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/{pid}/ns/net"))
 }
