@@ -37,6 +37,7 @@ pub use self::{
 };
 
 use crate::{
+    access_log::AccessLog,
     cluster::Cluster,
     drain::DrainTrigger,
     identity::{Identities, Mapping, PodDirectory, PodSource},
@@ -194,6 +195,28 @@ impl Enforcer {
     pub async fn stop(mut self, grace: Duration) -> anyhow::Result<()> {
         self.drain.start(grace);
         self.sites.stop_accepting();
+        // Boxed, as it holds all that this one does.
+        let (attachment, instance) = Box::pin(self.wind_up(true)).await?;
+        attachment.remove().context("cannot remove the pins")?;
+        instance.release().context("cannot remove the state directory")?;
+        Ok(())
+    }
+
+    /// Stops, and leaves everything in force for a successor: new connects are held until it comes, and open connections
+    /// may end by themselves within `grace`.
+    ///
+    /// # Errors
+    /// A worker failed.
+    pub async fn leave(mut self, grace: Duration) -> anyhow::Result<()> {
+        self.sites.hold_all().await;
+        self.drain.start(grace);
+        // What is counted and not reported yet is the successor's to tell.
+        Box::pin(self.wind_up(false)).await.map(drop)
+    }
+
+    /// Waits until the workers have ended and logs the kernel's last reports, with `is_last` also what it has counted and not
+    /// reported yet.
+    async fn wind_up(self, is_last: bool) -> anyhow::Result<(Attachment, Instance)> {
         let Self {
             workers,
             mut reports,
@@ -213,46 +236,12 @@ impl Enforcer {
             set: &services.policy.load(),
         };
         reports.fetch(&ledger, &services.log);
-        reports.sweep(&ledger, &services.log, Due::All);
+        if is_last {
+            reports.sweep(&ledger, &services.log, Due::All);
+        }
         drop(sites);
-        if let Err(unwritten) = services.log.close(LOG_PATIENCE) {
-            tracing::error!(error = %unwritten, "the access log did not take everything");
-        }
-        attachment.remove().context("cannot remove the pins")?;
-        instance.release().context("cannot remove the state directory")?;
-        Ok(())
-    }
-
-    /// Stops, and leaves everything in force for a successor: new connects are held until it comes, and open connections
-    /// may end by themselves within `grace`.
-    ///
-    /// # Errors
-    /// A worker failed.
-    pub async fn leave(mut self, grace: Duration) -> anyhow::Result<()> {
-        self.sites.hold_all().await;
-        self.drain.start(grace);
-        let Self {
-            workers,
-            mut reports,
-            roster,
-            sites,
-            services,
-            ..
-        } = self;
-        tokio::task::spawn_blocking(move || workers.join())
-            .await
-            .context("a worker failed")?;
-        let ledger = Ledger {
-            identities: roster.identities(),
-            sites: &sites,
-            set: &services.policy.load(),
-        };
-        // What is counted and not reported yet is the successor's to tell.
-        reports.fetch(&ledger, &services.log);
-        if let Err(unwritten) = services.log.close(LOG_PATIENCE) {
-            tracing::error!(error = %unwritten, "the access log did not take everything");
-        }
-        Ok(())
+        close(&services.log);
+        Ok((attachment, instance))
     }
 
     /// After a hand-over: lets open connections end by themselves within `grace`, or until `stop` is ready, and removes
@@ -289,9 +278,7 @@ impl Enforcer {
                 }
             }
         };
-        if let Err(unwritten) = self.services.log.close(LOG_PATIENCE) {
-            tracing::error!(error = %unwritten, "the access log did not take everything");
-        }
+        close(&self.services.log);
         drop(successor);
         Ok(is_stopped)
     }
@@ -486,6 +473,13 @@ impl Enforcer {
             Ok(stale) => tracing::debug!(stale, "removed flows that were never accepted"),
             Err(error) => tracing::warn!(%error, "cannot sweep the flow table"),
         }
+    }
+}
+
+/// Lets the log write what it has.
+fn close(log: &AccessLog) {
+    if let Err(unwritten) = log.close(LOG_PATIENCE) {
+        tracing::error!(error = %unwritten, "the access log did not take everything");
     }
 }
 
