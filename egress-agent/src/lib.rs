@@ -6,6 +6,7 @@ pub mod cli;
 pub mod cluster;
 pub mod commands;
 pub mod config;
+pub mod console;
 pub mod dns;
 pub mod drain;
 pub mod enforcer;

@@ -16,6 +16,8 @@ pub fn start(quiet: bool) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // It would say so on standard error, where nobody may be left to read it, and panic for that.
+        .log_internal_errors(false)
         .try_init();
     // Only a second start can fail, and then the first one's log is there.
     drop(started);

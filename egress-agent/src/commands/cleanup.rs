@@ -1,6 +1,10 @@
 //! `cleanup`: removes what dead agents left.
 
-use std::{fs, io, process::ExitCode};
+use std::{
+    fmt, fs,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
@@ -17,27 +21,28 @@ use crate::{
 ///
 /// # Errors
 /// Not root, or something could not be removed: it is named, and the rest is removed all the same.
-#[expect(clippy::print_stdout, reason = "a verb that answers a person")]
-pub(super) fn run(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &CleanupArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     kernel::require()?;
     if args.stay {
         // Blocked from the begin: the first process of a container has no default for a signal.
         SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]).thread_block()?;
     }
     let mut failed = None;
+    // Everything is removed, whether or not somebody reads of it.
+    let mut tell = |line: fmt::Arguments<'_>| drop(writeln!(out, "{line}"));
     for found in instance::find_all()? {
         let name = found.name.clone();
         if !args.instances.is_empty() && !args.instances.contains(&name) {
             continue;
         }
         if !found.is_dead() {
-            println!("{name}: is running, left alone");
+            tell(format_args!("{name}: is running, left alone"));
             continue;
         }
         match clean(found) {
-            Ok(()) => println!("{name}: removed"),
+            Ok(()) => tell(format_args!("{name}: removed")),
             Err(error) => {
-                println!("{name}: {error:#}");
+                tell(format_args!("{name}: {error:#}"));
                 failed = Some(error);
             }
         }

@@ -12,7 +12,7 @@ use tokio::runtime;
 use crate::{
     access_log::{AccessLog, Output, Target},
     cli::ExecArgs,
-    config,
+    config, console,
     dns::{DnsLog, ForwardSettings, Forwarder, NameTable, names::NameLimits},
     enforcer::{Claim, Enforcer, EnforcerSettings},
     identity::{Mapping, Workload},
@@ -37,16 +37,12 @@ const OWN_FAILURE: u8 = 125;
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Runs the command and tells its exit status.
-#[expect(
-    clippy::print_stderr,
-    reason = "standard error is all that the command's caller sees"
-)]
 #[must_use]
 pub(super) fn run(args: &ExecArgs) -> ExitCode {
     match execute(args) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("egress-agent: {error:#}");
+            console::complain(format_args!("egress-agent: {error:#}"));
             ExitCode::from(OWN_FAILURE)
         }
     }

@@ -21,7 +21,7 @@ use nix::{
     unistd::{Gid, Uid, User, getgrouplist, setgid, setgroups, setuid},
 };
 
-use crate::{cli::LaunchArgs, instance, kernel};
+use crate::{cli::LaunchArgs, console, instance, kernel};
 
 /// What would let a command leave its cgroup, its namespaces or the programs behind.
 const DROPPED: [Capability; 9] = [
@@ -45,10 +45,6 @@ const NOT_RUNNABLE: u8 = 126;
 ///
 /// # Errors
 /// A step before the command failed; nothing of it has run.
-#[expect(
-    clippy::print_stderr,
-    reason = "standard error is all that the command's caller sees"
-)]
 pub(super) fn run(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
     fs::write(args.cgroup.join("cgroup.procs"), "0")
         .with_context(|| format!("cannot enter the cgroup {}", args.cgroup.display()))?;
@@ -68,7 +64,7 @@ pub(super) fn run(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
         .first()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
-    eprintln!("egress-agent: cannot run {name}: {error}");
+    console::complain(format_args!("egress-agent: cannot run {name}: {error}"));
     Ok(ExitCode::from(if error.kind() == io::ErrorKind::NotFound {
         NOT_FOUND
     } else {

@@ -11,18 +11,17 @@ use anyhow::{Context, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::status::ask;
-use crate::{cli::ProbeArgs, instance, proxy::PROBE, status::Status};
+use crate::{cli::ProbeArgs, console, instance, proxy::PROBE, status::Status};
 
 /// For each worker; the whole is shorter than a container's probe may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Tells whether the agent serves, and if not why.
-#[expect(clippy::print_stderr, reason = "a verb that answers a kubelet")]
 pub(super) fn run(args: &ProbeArgs) -> ExitCode {
     match probe(&args.instance) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}: {error:#}", args.instance);
+            console::complain(format_args!("{}: {error:#}", args.instance));
             ExitCode::FAILURE
         }
     }

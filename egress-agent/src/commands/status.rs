@@ -1,6 +1,12 @@
 //! `status`: asks every agent on this machine what it does.
 
-use std::{io::Read, os::unix::net::UnixStream, path::Path, process::ExitCode, time::Duration};
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context;
 
@@ -18,32 +24,28 @@ const MOST_BYTES: u64 = 1 << 20;
 /// Prints what every agent says of itself.
 ///
 /// # Errors
-/// The directory of instances cannot be read.
-#[expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a verb that answers a person"
-)]
-pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+/// The directory of instances cannot be read, or the output cannot be written.
+pub(super) fn run(args: &StatusArgs, out: &mut dyn Write, err: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let mut answers = Vec::new();
     let found: Vec<_> = instance::find_all()?.into_iter().map(Found::unlocked).collect();
     for found in found {
         if found.is_dead() {
-            eprintln!(
+            writeln!(
+                err,
                 "{}: its process is gone and its programs are still in force: run `egress-agent cleanup`",
                 found.name
-            );
+            )?;
             continue;
         }
         match ask(&found.socket()) {
             Ok(status) => answers.push(status),
-            Err(error) => eprintln!("{}: does not answer: {error:#}", found.name),
+            Err(error) => writeln!(err, "{}: does not answer: {error:#}", found.name)?,
         }
     }
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&answers)?),
-        Output::Text if answers.is_empty() => println!("no agent is running"),
-        Output::Text => answers.iter().for_each(|status| print!("{status}")),
+        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&answers)?)?,
+        Output::Text if answers.is_empty() => writeln!(out, "no agent is running")?,
+        Output::Text => answers.iter().try_for_each(|status| write!(out, "{status}"))?,
     }
     Ok(if answers.is_empty() {
         ExitCode::FAILURE

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::workspace;
 
 /// Modules that know nothing of what flows: every stage may use them, and they use each other at most.
-const GROUND: &str = "cluster drain instance race readiness socket status telemetry";
+const GROUND: &str = "cluster console drain instance race readiness socket status telemetry";
 
 /// The stages, in the order in which data flows, then what puts them together; each with those that it may use, which
 /// stand above it. A new edge is a decision, made here.
