@@ -142,6 +142,20 @@ impl<'w> Daemon<'w> {
         waitid(Id::Pid(self.running.pid()), flags).expect("it is our child");
     }
 
+    /// Makes it have been one whose maps had another layout: so its note will say to the next one.
+    ///
+    /// # Panics
+    /// There is no note, or none of a layout.
+    pub fn note_layout(&self, layout: u32) {
+        let note = self.state().join("traces.json");
+        let text = fs::read_to_string(&note).expect("the agent's note");
+        let mut traces: Value = serde_json::from_str(&text).expect("a note in JSON");
+        let before = traces["layout"].as_u64();
+        assert!(before.is_some_and(|layout| layout > 0), "{traces}");
+        traces["layout"] = Value::from(layout);
+        fs::write(&note, traces.to_string()).expect("the note is ours");
+    }
+
     /// Kills it, and starts another one in its place.
     pub async fn kill_and_succeed(self) -> Self {
         self.kill();

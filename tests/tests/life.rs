@@ -122,20 +122,18 @@ async fn maps_of_another_layout_are_replaced_without_a_gap() {
     let _good = world.http("good.test").await;
     let other = world.http("other.test").await;
     let daemon = Daemon::start(&world, "").await;
+    // One that goes to the agent, and one that the kernel refuses by itself.
+    let closed = world
+        .raw("evil.test", 5432, async |connection| connection.stall().await)
+        .await;
     let denied = world.sockets("other.test", 80)[0];
     let looping = Looping::start(&world, &daemon, "a", &second, denied, "other.test").await;
+    let denied = world.sockets("evil.test", 5432)[0];
+    let refused = Looping::start(&world, &daemon, "a", &second, denied, "evil.test").await;
 
     // Another version of the whole, as its note says.
     daemon.kill();
-    let note = daemon.state().join("traces.json");
-    let mut traces: Value =
-        serde_json::from_str(&fs::read_to_string(&note).unwrap_or_default()).unwrap_or_default();
-    assert!(
-        traces["layout"].as_u64().is_some_and(|layout| layout > 0),
-        "{traces}"
-    );
-    traces["layout"] = Value::from(4711);
-    fs::write(&note, traces.to_string()).expect("the note is ours");
+    daemon.note_layout(4711);
     let before = pinned_map(&daemon.pins().join("FLOWS")).await;
     let (daemon, killed) = daemon.succeed(&[]).await;
     killed.finish().await;
@@ -175,6 +173,8 @@ async fn maps_of_another_layout_are_replaced_without_a_gap() {
 
     let attempts = looping.end().await;
     attempts.were_only(&REFUSALS);
+    refused.end().await.were_only(&["EPERM"]);
+    closed.was_never_reached().await;
     other.was_never_reached().await;
     assert_eq!(daemon.codes("a", &second).await, "200,403,");
     daemon.stop().await.succeeded();

@@ -21,6 +21,7 @@ promises![
     what_a_verdict_has_let_out_passes_a_fence: [Need::Ipv6],
     a_server_in_a_fenced_namespace_answers: [Need::Ipv6],
     a_fence_outlives_its_agent_and_is_taken_over,
+    a_fence_of_another_layout_is_replaced_without_a_gap,
     a_fence_that_somebody_takes_away_is_put_back,
     an_audited_workload_is_not_fenced,
     a_way_out_that_cannot_be_fenced_is_told,
@@ -472,6 +473,52 @@ async fn a_fence_outlives_its_agent_and_is_taken_over() {
         .succeeded();
     by("cleaned").await.succeeded();
     wire.sees("cleaned-udp").await;
+}
+
+/// Sends every kind of packet again and again until the file appears, and says so each time.
+const IN_A_LOOP: &str = r#"
+while not os.path.exists(sys.argv[1]):
+    packet_socket(attacks("looping"))
+    print("round", flush=True)
+"#;
+
+async fn a_fence_of_another_layout_is_replaced_without_a_gap() {
+    let (world, before) = world().await;
+    let _good = world.http("good.test").await;
+    let attack = program(&world, "attack", r#"packet_socket(attacks(sys.argv[1]))"#);
+    unopposed(&world, &attack.clone().arg("unopposed")).await;
+    before.sees("unopposed-udp").await;
+    let daemon = Daemon::beyond(&world, CONFIG).await;
+    let _member = daemon.fenced(&world.client).await;
+    let wire = Wire::tap(&world.origins, PROTOCOLS).await;
+    let stop = world.path("enough");
+    let looping = program(&world, "looping", IN_A_LOOP).arg(&stop);
+    let looping = world.start_in(&world.client, &daemon.tree.join("a"), &looping);
+    looping.says("round").await;
+
+    daemon.kill();
+    daemon.note_layout(4711);
+    let (daemon, killed) = daemon.succeed(&[]).await;
+    killed.finish().await;
+    daemon.running.complains("of another layout").await;
+    assert_eq!(fences(&daemon).await, 1);
+    let rounds = looping.stdout().lines().count();
+    looping.says(&"round\n".repeat(rounds + 3)).await;
+
+    world.file("enough", "");
+    looping.finish().await.succeeded();
+    settle(&world, &wire, "settled").await;
+    assert!(!wire.saw("looping-"));
+    assert!(refused(&daemon).await > 0);
+    assert_eq!(daemon.run("a", &world.client, &good(&world)).await.text(), "200");
+    // What the agents before have left would be in the way now.
+    daemon.stop().await.succeeded();
+    world
+        .start_in(&world.client, world.cgroup.path(), &attack.arg("stopped"))
+        .finish()
+        .await
+        .succeeded();
+    wire.sees("stopped-udp").await;
 }
 
 /// Asks good.test for its status code.

@@ -19,7 +19,7 @@ use aya::{
         links::{FdLink, LinkError},
     },
 };
-use egress_common::names::{LAYOUT, map, program};
+use egress_common::names::{map, program};
 
 use self::fence::Fences;
 pub use self::{error::AttachError, fence::remove_fences, mend::Repair};
@@ -325,13 +325,7 @@ fn inherit(instance: &str, cgroup: &Path, layout: u32) -> Result<(PinDirectory, 
     if PROGRAMS.iter().any(is_elsewhere) {
         return Err(AttachError::ElsewhereInForce(pins.path().to_path_buf()));
     }
-    // Filters are found by the table of fences, which is about to go; links are replaced by way of their pins.
-    let kept = if layout == LAYOUT {
-        Ok(())
-    } else {
-        remove_fences(pins.path())
-    };
-    match kept.and_then(|()| layout::discard_unusable(pins.path(), OBJECT, &PINNED_MAPS, layout)) {
+    match layout::discard_unusable(pins.path(), OBJECT, &PINNED_MAPS, layout) {
         Ok(()) => Ok((pins, true)),
         Err(error) => Err(AttachError::Adopt {
             path: pins.path().to_path_buf(),

@@ -21,7 +21,7 @@ use egress_common::{
     fence::Fence,
     names::{map, program},
 };
-use nix::net::if_::if_indextoname;
+use nix::net::if_::{if_indextoname, if_nameindex};
 
 use super::{AttachError, Attachment, Repair, failed, pinning, remove_if_there};
 use crate::kernel::{
@@ -175,16 +175,24 @@ impl Attachment {
         }
     }
 
-    /// Removes the pins of links that are none of ours: an earlier agent's, whose table had another layout. To be called
-    /// once all that are wanted have been raised, in the place of those.
+    /// Removes the pins of links, and the filters, that are none of ours: an earlier agent's, whose table had another
+    /// layout. To be called once all that are wanted have been raised, in the place of those.
     ///
     /// # Errors
-    /// The pins cannot be read or removed.
+    /// The pins or the interfaces cannot be read, or a pin cannot be removed.
     pub fn remove_stale_fences(&self) -> io::Result<()> {
         for name in self.pins.names()?.iter().filter(|name| is_pin(name)) {
             let is_raised = |index: &u32| PARTS.iter().any(|part| pin_name(*index, part.program) == *name);
             if !self.fences.raised.keys().any(is_raised) {
                 remove_if_there(&self.path_of(name))?;
+            }
+        }
+        if !has_links() {
+            // Without the table nothing says where they are, but their handle is ours alone.
+            for interface in &if_nameindex()? {
+                if !self.fences.raised.contains_key(&interface.index()) {
+                    remove_filters(interface.index(), self.handle());
+                }
             }
         }
         Ok(())
