@@ -13,6 +13,7 @@ mod observed;
 mod pins;
 mod sock_diag;
 mod tables;
+mod usage;
 
 pub use attach::{AttachError, Attachment, Inheritance, Repair, remove_fences};
 pub use cgroup::{CgroupMount, cgroup_of, find_mount, first_process_mount, mount_points, own_cgroup};
@@ -20,7 +21,7 @@ pub use cgroup_tree::{CgroupTree, children};
 pub use direct::DirectTable;
 pub use events::{ClosedReader, EventReader, HeldReader, Reported, TimedReader, WakingReader, WantedReader};
 pub use features::{FeatureError, require};
-pub use fences::{Fence, FenceTables, Fenced, Opening, PortRanges};
+pub use fences::{Fence, FenceCounts, FenceTables, Fenced, Opening, PortRanges};
 pub use observed::{Due, ObservedTable};
 pub use pins::{PinDirectory, PinError, bpffs_root, require_lasting as require_lasting_pins};
 pub use sock_diag::{OpenSocket, SockDiag};
@@ -28,3 +29,4 @@ pub use tables::{
     Counts, FlowTable, ListenerTable, MOST_EXEMPT, MOST_PROXIES, QueryTable, Settings, TableError,
     VettedTable,
 };
+pub use usage::most_entries;

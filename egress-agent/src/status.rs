@@ -49,6 +49,13 @@ pub struct Status {
     /// Network namespaces that nothing leaves without a socket.
     #[serde(default)]
     pub fences: FenceStatus,
+    /// Of the policies: how many different things the kernel enforces on the members.
+    #[serde(default)]
+    pub fence_policies: u64,
+    /// How full the kernel's tables are, by name: `members` are the cgroups that the kernel knows, `direct` the open flows
+    /// that went past the agent.
+    #[serde(default)]
+    pub tables: BTreeMap<String, TableStatus>,
     /// The cluster, on a node of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<KubernetesStatus>,
@@ -71,6 +78,15 @@ pub struct FenceStatus {
     pub namespaces: u64,
     /// Those of enforced workloads that are not, or not at every way out; twenty at most.
     pub not_fenced: Vec<NotFenced>,
+}
+
+/// How full a table of the kernel's is. What happens when it is full is in docs/operation.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// What is in it.
+    pub entries: u64,
+    /// What fits into it.
+    pub most: u64,
 }
 
 /// A network namespace that is not fenced.
@@ -254,6 +270,7 @@ impl fmt::Display for Status {
         for open in &self.fences.not_fenced {
             writeln!(f, "  NOT FENCED   that of pid {}: {}", open.pid, open.why)?;
         }
+        self.write_tables(f)?;
         if let Some(kubernetes) = &self.kubernetes {
             write!(f, "{kubernetes}")?;
         }
@@ -282,6 +299,42 @@ impl fmt::Display for Status {
             writeln!(f, "  kernel       {outcome}: {count}")?;
         }
         Ok(())
+    }
+}
+
+impl Status {
+    fn write_tables(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let table = |name: &str| self.tables.get(name).copied().unwrap_or_default();
+        let ways = self.fence_policies;
+        writeln!(
+            f,
+            "  members      {} cgroups, enforced in {ways} ways",
+            table("members")
+        )?;
+        writeln!(f, "  direct       {} flows past the agent", table("direct"))?;
+        let others = self
+            .tables
+            .iter()
+            .filter(|(name, _)| !["members", "direct"].contains(&name.as_str()));
+        let others: Vec<String> = others.map(|(name, table)| format!("{name} {table}")).collect();
+        writeln!(f, "  tables       {}", others.join(", "))?;
+        for (name, table) in self.tables.iter().filter(|(_, table)| table.is_almost_full()) {
+            writeln!(f, "  ALMOST FULL  {name}: {table}")?;
+        }
+        Ok(())
+    }
+}
+
+impl TableStatus {
+    /// Somebody should look at it before it is full.
+    const fn is_almost_full(self) -> bool {
+        self.entries * 10 >= self.most * 9 && self.most > 0
+    }
+}
+
+impl fmt::Display for TableStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.entries, self.most)
     }
 }
 

@@ -16,7 +16,7 @@ use egress_tests::{
     raw_client::{Outcome, Script, Step},
 };
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 promises![
     two_workloads_are_judged_each_by_its_own_policies,
@@ -271,12 +271,31 @@ async fn status_tells_what_is_in_force() {
             .is_some_and(|pid| pid == i64::from(daemon.running.pid().as_raw())),
         "{status}"
     );
+    // The tree, and the two workloads.
+    for (table, entries, most) in [
+        ("members", 3, 32768),
+        ("direct", 0, 65536),
+        ("flows", 0, 65536),
+        ("listeners", 2, 16384),
+    ] {
+        let told = &status["tables"][table];
+        assert_eq!(
+            told,
+            &json!({"entries": entries, "most": most}),
+            "{table}: {status}"
+        );
+    }
     let text = verb(&world, &world.client, &["status"]).start().finish().await;
-    assert!(
-        text.succeeded().text().contains(&daemon.instance),
-        "{}",
-        text.story()
-    );
+    let text = text.succeeded().text();
+    for words in [
+        daemon.instance.as_str(),
+        "  policies     2\n",
+        "  members      3 of 32768 cgroups, enforced in 2 ways\n",
+        "  direct       0 of 65536 flows past the agent\n",
+        "listeners 2 of 16384",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
 }
 
 async fn a_killed_daemon_leaves_everything_closed_until_cleanup() {

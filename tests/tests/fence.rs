@@ -10,7 +10,7 @@ use egress_tests::{
     lab::{CLIENT_V4, World},
     promises,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 promises![
     what_no_rule_allows_fails_in_the_call_and_reaches_nobody,
@@ -326,9 +326,12 @@ async fn an_open_direct_connection_ends_when_its_rule_goes() {
         .await;
     let client = world.start_in(&second, &cgroup, &python(&world, "holds", HOLDS));
     client.says("open").await;
+    let direct = async || daemon.status().await.unwrap_or_default()["tables"]["direct"].clone();
+    assert_eq!(direct().await, json!({"entries": 1, "most": 65536}));
 
     fs::remove_file(world.path("policies/block.yaml")).expect("the file is there");
     client.says("ended ECONNABORTED").await;
+    assert_eq!(direct().await["entries"], 0);
 
     assert_eq!(origin.seen().await.len(), 1);
     daemon

@@ -1,7 +1,8 @@
 //! The control socket: whoever may connect to it (root) is told the status, as one JSON document.
 
-use std::{io, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
+use egress_common::names::map;
 use socket2::Socket;
 use tokio::{
     io::{AsyncWriteExt, Interest, unix::AsyncFd},
@@ -11,10 +12,12 @@ use tokio::{
 use super::{Enforcer, Node, handover::Channel};
 use crate::{
     instance::Instance,
+    kernel,
     policy::{InForce, Knowledge, ObjectFact, Origin},
     readiness,
     status::{
-        Connections, DnsStatus, KubernetesStatus, LogStatus, MOST_OBJECTS, PolicyObject, PolicySource, Status,
+        Connections, DnsStatus, KubernetesStatus, LogStatus, MOST_OBJECTS, PolicyObject, PolicySource,
+        Status, TableStatus,
     },
 };
 
@@ -140,6 +143,34 @@ impl Enforcer {
         }
     }
 
+    /// The tables at whose end something is refused. Those that forget the least recently used are not among them.
+    fn tables(&self) -> BTreeMap<String, TableStatus> {
+        let fenced = self.roster.counts();
+        let counts = [
+            (map::MEMBERS, fenced.members),
+            (map::BLOCKS, fenced.blocks),
+            (map::PORTS, fenced.ports),
+            (map::EXEMPT, self.exempted.len()),
+            (map::LISTENERS, self.sites.len()),
+            (map::FENCES, self.attachment.fences().count()),
+            (map::FLOWS, self.flows.count()),
+            (map::DIRECT, self.direct.count()),
+            (map::OBSERVED, self.reports.observed()),
+        ];
+        let told = counts.into_iter().filter_map(|(name, entries)| {
+            let most = kernel::most_entries(self.attachment.pin_path(), name);
+            let most = most
+                .inspect_err(|error| tracing::warn!(%error, "cannot tell how much fits into a table"))
+                .ok()?;
+            let status = TableStatus {
+                entries: entries as u64,
+                most: most.into(),
+            };
+            Some((name.to_lowercase(), status))
+        });
+        told.collect()
+    }
+
     pub(super) fn status(&self) -> Status {
         use std::sync::atomic::Ordering::Relaxed;
         let counts = self.workers.counts();
@@ -147,7 +178,7 @@ impl Enforcer {
         let policies = self.services.policy.load();
         let kernel = self.reports.counters().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read the kernel's counters");
-            std::collections::BTreeMap::new()
+            BTreeMap::new()
         });
         Status {
             instance: self.instance.name().to_owned(),
@@ -168,6 +199,8 @@ impl Enforcer {
             listeners: self.sites.at_home(),
             fences: self.fences.status(),
             kubernetes: self.node.as_ref().map(kubernetes),
+            fence_policies: self.roster.counts().policies as u64,
+            tables: self.tables(),
             connections: Connections {
                 open: counts.open.load(Relaxed),
                 accepted: counts.accepted.load(Relaxed),

@@ -91,6 +91,11 @@ impl Reports {
         }
     }
 
+    /// How many kinds of attempts are counted.
+    pub(super) fn observed(&self) -> usize {
+        self.observed.count()
+    }
+
     /// Every counter by its word.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     identity::{Identities, Workload},
-    kernel::{Fence, FenceTables, Fenced, TableError},
+    kernel::{Fence, FenceCounts, FenceTables, Fenced, TableError},
     policy::{PolicySet, PortSet},
 };
 
@@ -130,6 +130,11 @@ impl Roster {
     /// A cgroup that the kernel knows.
     pub(super) fn member(&self, cgroup: u64) -> Option<&Enrolled> {
         self.members.get(&cgroup)
+    }
+
+    /// How much the kernel knows.
+    pub(super) fn counts(&self) -> FenceCounts {
+        self.tables.counts()
     }
 
     /// Removes what nobody points to any more.

@@ -24,6 +24,12 @@ impl DirectTable {
         })
     }
 
+    /// How many there are. A system call for each.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.map.keys().count()
+    }
+
     /// Whether the socket with this cookie has such a flow: its end is reported by itself then.
     #[must_use]
     pub fn has(&self, socket: u64) -> bool {

@@ -78,6 +78,19 @@ pub struct FenceTables {
     next_workload: u32,
 }
 
+/// How much is in the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FenceCounts {
+    /// Cgroups.
+    pub members: usize,
+    /// What is enforced on them, each thing once.
+    pub policies: usize,
+    /// Blocks of addresses.
+    pub blocks: usize,
+    /// Sets of ports, in chunks of 512.
+    pub ports: usize,
+}
+
 /// A policy that is in place.
 #[derive(Debug, Clone)]
 struct Policy {
@@ -147,6 +160,20 @@ impl FenceTables {
             left: Leftovers::default(),
             written,
         })
+    }
+
+    /// How many cgroups, blocks and chunks of ports are in the tables, with what is about to be removed.
+    #[must_use]
+    pub fn counts(&self) -> FenceCounts {
+        let leaving = [&self.leaving, &self.left];
+        let blocks = self.policies.values().map(|policy| policy.keys.len());
+        let chunks = self.sets.keys().map(|ranges| chunk_count(ranges));
+        FenceCounts {
+            members: self.written.len(),
+            policies: self.policies.len(),
+            blocks: blocks.chain(leaving.map(|leaving| leaving.blocks.len())).sum(),
+            ports: chunks.chain(leaving.map(|leaving| leaving.chunks.len())).sum(),
+        }
     }
 
     /// A number that no workload has had.
@@ -339,6 +366,17 @@ fn chunks(set: u32, ranges: &[RangeInclusive<u16>]) -> HashMap<PortChunk, Ports>
     chunks
 }
 
+fn chunk_count(ranges: &[RangeInclusive<u16>]) -> usize {
+    let each = ranges.iter().flat_map(|range| {
+        let (first, last) = (
+            PortChunk::of(0, *range.start()).0,
+            PortChunk::of(0, *range.end()).0,
+        );
+        first.chunk..=last.chunk
+    });
+    each.collect::<HashSet<_>>().len()
+}
+
 fn is_missing(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOENT)
 }
@@ -359,6 +397,6 @@ mod tests {
                 .is_some_and(|ports| ports[word] >> bit & 1 == 1);
             assert_eq!(is_set, ranges.iter().any(|range| range.contains(&port)), "{port}");
         }
-        assert_eq!(chunks.len(), 3);
+        assert_eq!((chunks.len(), chunk_count(&ranges)), (3, 3));
     }
 }

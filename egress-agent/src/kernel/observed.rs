@@ -46,6 +46,12 @@ impl ObservedTable {
         })
     }
 
+    /// How many kinds of attempts are counted. A system call for each.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.map.keys().count()
+    }
+
     /// How many attempts a report stands for that the caller has not been told of.
     pub fn news(&mut self, event: &Event) -> u64 {
         let before = event.total.saturating_sub(event.count);

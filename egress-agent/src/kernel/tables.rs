@@ -247,6 +247,12 @@ impl FlowTable {
         }
     }
 
+    /// How many there are. A system call for each.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.map.keys().count()
+    }
+
     /// Removes flows that nobody took for two minutes: connections that were established while no agent accepted them.
     ///
     /// # Errors
