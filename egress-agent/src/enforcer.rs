@@ -323,9 +323,9 @@ impl Enforcer {
 
     /// Opens the namespaces in which somebody waits, and learns whose the cgroups are that have turned up.
     fn open_wanted(&mut self, wanted: &[ListenerWanted]) {
-        if wanted.iter().any(|wanted| !self.roster.knows(wanted.cgroup)) {
-            self.enrol();
-        }
+        let cgroups = wanted.iter().map(|wanted| wanted.cgroup);
+        let unknown: Vec<u64> = cgroups.filter(|cgroup| !self.roster.knows(*cgroup)).collect();
+        self.enrol_those(unknown);
         // Before there are listeners: no packet leaves a namespace before its fence stands.
         self.fences
             .announced(wanted, &mut self.attachment, &self.services.policy);
@@ -335,14 +335,6 @@ impl Enforcer {
     fn review_fences(&mut self, census: &Census) {
         self.fences
             .review(census, &mut self.attachment, &self.services.policy);
-    }
-
-    /// Takes in cgroups that have come or gone.
-    fn enrol(&mut self) {
-        let set = self.services.policy.load();
-        if let Err(error) = self.roster.enrol(&set) {
-            tracing::error!(%error, "the kernel cannot be told of all cgroups: unknown ones are held and refused");
-        }
     }
 
     /// Closes connections that are not allowed and were not seen to begin, or no longer are.
@@ -455,6 +447,7 @@ impl Enforcer {
         let census = Census::of(&self.cgroup);
         self.sites.close_abandoned(&census);
         self.identities.sweep(Instant::now());
+        self.follow_exempt();
         self.enrol();
         if let Err(error) = self.roster.sweep() {
             tracing::warn!(%error, "cannot remove policies that are out of force");

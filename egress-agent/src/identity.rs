@@ -2,6 +2,7 @@
 
 pub mod cgroup_path;
 mod cgroups;
+mod changes;
 mod directory;
 mod exempt;
 #[doc(hidden)]
@@ -14,6 +15,7 @@ mod workload;
 
 pub use cgroup_path::PodUid;
 pub use cgroups::{Identities, Mapping, PodSource};
+pub use changes::Changes;
 pub use directory::{PodCounts, PodDirectory, PodWatch};
 pub use exempt::Exemptions;
 pub use memory::PodMemory;

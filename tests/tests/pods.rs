@@ -4,7 +4,6 @@
 use std::{fs, path::Path, time::Instant};
 
 use egress_tests::{
-    agent::Running,
     clients::{Client, curl, raw, shell},
     daemon::{both, policy},
     hello::Hello,
@@ -14,6 +13,7 @@ use egress_tests::{
     raw_client::Script,
     require::Need,
 };
+use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
 promises![
@@ -314,42 +314,34 @@ impl Held {
     }
 }
 
-/// Pods one after the other, each with a network namespace and a cgroup of its own, twenty at a time. The first thing that
+/// Pods that come and go, twenty at a time, each with a network namespace and a cgroup of its own. The first thing that
 /// each does is a connect.
 async fn a_thousand_pods_come_and_go_and_leave_nothing() {
     const PODS: u32 = 1000;
     let (world, place, server) = cluster().await;
     let node = Node::start(&world, "").await;
-    let warm = Pod::new(u32::MAX, "team-a", "warm");
-    server.pod(&warm);
+    let staying = Pod::new(u32::MAX, "team-a", "staying");
+    server.pod(&staying);
     assert_eq!(
-        codes(&node, &world, &warm, &place).await,
+        codes(&node, &world, &staying, &place).await,
         "503,403,",
         "nobody listens there"
     );
-    node.eventually("the first is gone", async || Held::by(&node).await.sites == 1)
-        .await;
+    let member = node.start_client(&staying, &place, &shell("echo here; exec sleep 1000"));
+    member.says("here").await;
     let before = Held::by(&node).await;
+    assert_eq!(
+        (before.sites, before.listeners),
+        (2, 2),
+        "the agent's own, and that one"
+    );
 
     let begun = Instant::now();
-    let mut answers = Vec::new();
-    for batch in 0..PODS / 20 {
-        let pods: Vec<Pod> = (0..20)
-            .map(|at| Pod::new(batch * 20 + at + 1, "team-a", "short"))
-            .collect();
-        let running: Vec<Running<'_>> = pods
-            .iter()
-            .map(|pod| {
-                server.pod(pod);
-                node.start_client(pod, &place, &short_lived())
-            })
-            .collect();
-        for (pod, running) in pods.iter().zip(running) {
-            answers.push(running.finish().await.text());
-            server.delete(pod);
-            remove(&node.kubepods.join(format!("burstable/pod{}", pod.uid)));
-        }
-    }
+    let answers: Vec<String> = stream::iter(1..=PODS)
+        .map(|number| short_lived(&node, &world, &server, number))
+        .buffer_unordered(20)
+        .collect()
+        .await;
     let took = begun.elapsed();
 
     let refused = answers.iter().filter(|answer| *answer == "403").count();
@@ -363,14 +355,24 @@ async fn a_thousand_pods_come_and_go_and_leave_nothing() {
     })
     .await;
     assert_eq!(Held::by(&node).await, before, "{PODS} pods in {took:?}");
+    drop(member);
 }
 
-/// A namespace of its own, and a request for what is denied.
-fn short_lived() -> Client {
+/// A pod's whole life, in the order in which a runtime makes it: a network namespace of its own, the cgroup, and then a
+/// program, which asks for what is denied. Tells the answer.
+async fn short_lived(node: &Node<'_>, world: &World, server: &ApiServer, number: u32) -> String {
     let request = "curl --silent --max-time 30 --output /dev/null --write-out %{http_code} --header Host:evil.test http://198.51.100.66/";
-    Client::new("unshare").words("--net sh -c").arg(format!(
-        "ip link set lo up; ip route add default dev lo; exec {request}"
-    ))
+    let pod = Pod::new(number, "team-a", "short");
+    server.pod(&pod);
+    let container = world.cgroup.child(&format!("kubepods/{}", pod.container()));
+    let client = Client::new("unshare").words("--net sh -c").arg(format!(
+        "ip link set lo up; ip route add default dev lo; echo $$ > {}/cgroup.procs; exec {request}",
+        container.display()
+    ));
+    let answer = world.directly(&client).await.text();
+    server.delete(&pod);
+    remove(&node.kubepods.join(format!("burstable/pod{}", pod.uid)));
+    answer
 }
 
 fn remove(pod: &Path) {

@@ -1,16 +1,16 @@
 //! Who is in the enforced cgroup, followed as it changes: which cgroups the kernel leaves alone, and what is judged again.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use tokio::sync::watch;
 
 use super::{Enforcer, census::Census};
-use crate::identity::Identities;
+use crate::identity::{Changes, Identities};
 
 /// What there is to follow.
 #[derive(Debug)]
 pub(super) struct IdentityChanges {
-    cgroups: Option<watch::Receiver<u64>>,
+    cgroups: watch::Receiver<u64>,
     pods: Option<watch::Receiver<u64>>,
     judged: Option<watch::Receiver<u64>>,
 }
@@ -30,8 +30,7 @@ impl IdentityChanges {
     pub(super) fn of(identities: &Arc<Identities>) -> Self {
         let directory = identities.directory();
         Self {
-            // Without pods nothing depends on who is there.
-            cgroups: directory.map(|_| identities.changes()),
+            cgroups: identities.changes(),
             pods: directory.map(|directory| directory.changes()),
             judged: directory.map(|directory| directory.judged_changes()),
         }
@@ -43,7 +42,7 @@ impl IdentityChanges {
             biased;
             () = changed(self.judged.as_mut()) => Changed::Judged,
             () = changed(self.pods.as_mut()) => Changed::Pod,
-            () = changed(self.cgroups.as_mut()) => Changed::Cgroup,
+            () = changed(Some(&mut self.cgroups)) => Changed::Cgroup,
         }
     }
 }
@@ -61,6 +60,30 @@ async fn changed(what: Option<&mut watch::Receiver<u64>>) {
 
 impl Enforcer {
     pub(super) fn follow_identities(&mut self, what: Changed) {
+        match (what, self.identities.news()) {
+            (Changed::Judged, _) => {
+                self.follow_exempt();
+                self.enrol();
+                self.purge(&Census::of(&self.cgroup));
+                self.services.policy.judge_again();
+            }
+            (Changed::Cgroup | Changed::Pod, Changes::All) => {
+                self.follow_exempt();
+                self.enrol();
+            }
+            (Changed::Cgroup | Changed::Pod, Changes::Of(cgroups)) => {
+                let is_exempt = |cgroup| self.identities.of(cgroup).is_some_and(|of| of.is_exempt());
+                let mut each = cgroups.iter().copied();
+                if each.any(|cgroup| is_exempt(cgroup) != self.exempted.contains(&cgroup)) {
+                    self.follow_exempt();
+                }
+                self.enrol_those(cgroups);
+            }
+        }
+    }
+
+    /// Tells the kernel of the cgroups that are left alone, if they are others than before.
+    pub(super) fn follow_exempt(&mut self) {
         let before = std::mem::take(&mut self.exempted);
         let predecessor = self.predecessor.as_ref().map(|predecessor| predecessor.pid);
         let result = super::parts::exempt_cgroups(&self.mount, &self.cgroup, predecessor, &self.identities);
@@ -72,26 +95,29 @@ impl Enforcer {
             Ok(())
         });
         if let Err(error) = told {
-            // Emptied above, so the next change tries again. Until then they are judged as observed ones by the proxy.
+            // Emptied above, so the next sweep tries again. Until then they are judged as observed ones by the proxy.
             tracing::error!(
                 error = format!("{error:#}"),
                 "exempt cgroups cannot be told to the kernel"
             );
         }
-        match what {
-            Changed::Cgroup if self.is_enrolled() => {}
-            Changed::Cgroup | Changed::Pod => self.enrol(),
-            Changed::Judged => {
-                self.enrol();
-                self.purge(&Census::of(&self.cgroup));
-                self.services.policy.judge_again();
-            }
-        }
     }
 
-    /// Whether the kernel knows every cgroup that is somebody's: at the first program of each it has been told.
-    fn is_enrolled(&self) -> bool {
-        let all = self.identities.all();
-        all.iter().all(|(cgroup, _)| self.roster.knows(*cgroup))
+    /// Takes in cgroups that have come or gone, or whose workloads are others now.
+    pub(super) fn enrol(&mut self) {
+        let set = self.services.policy.load();
+        told(self.roster.enrol(&set).map(drop));
+    }
+
+    /// Takes in these cgroups.
+    pub(super) fn enrol_those(&mut self, cgroups: impl IntoIterator<Item = u64>) {
+        let set = self.services.policy.load();
+        told(self.roster.enrol_those(&set, cgroups));
+    }
+}
+
+fn told(enrolled: io::Result<()>) {
+    if let Err(error) = enrolled {
+        tracing::error!(%error, "the kernel cannot be told of all cgroups: unknown ones are held and refused");
     }
 }

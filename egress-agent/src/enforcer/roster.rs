@@ -69,14 +69,7 @@ impl Roster {
     /// # Errors
     /// A table is full, or the enforced cgroup is gone; what was in force stays so.
     pub(super) fn enrol(&mut self, set: &Arc<PolicySet>) -> io::Result<bool> {
-        if !self
-            .compiled_from
-            .as_ref()
-            .is_some_and(|from| Arc::ptr_eq(from, set))
-        {
-            self.compiled.clear();
-            self.compiled_from = Some(Arc::clone(set));
-        }
+        self.compile_from(set);
         let mut compiled = HashMap::new();
         let mut members = HashMap::new();
         for (cgroup, workload) in self.identities.refresh()? {
@@ -88,15 +81,11 @@ impl Roster {
             let fence = Arc::clone(fence);
             members.insert(cgroup, Enrolled { workload, fence });
         }
-        let mut wanted = HashMap::with_capacity(members.len());
-        for (cgroup, enrolled) in &members {
-            let tables = &mut self.tables;
-            let number = self.numbers.entry(key(&enrolled.workload));
-            let workload = *number.or_insert_with(|| tables.number_workload());
-            let fence = Arc::clone(&enrolled.fence);
-            wanted.insert(*cgroup, Fenced { workload, fence });
-        }
         self.compiled = compiled;
+        let wanted = members
+            .iter()
+            .map(|(cgroup, enrolled)| (*cgroup, self.fenced(enrolled)))
+            .collect();
         self.tables.replace(&wanted)?;
         let has_news = members.iter().any(|(cgroup, enrolled)| {
             let before = self.members.get(cgroup).map(|before| &before.fence);
@@ -110,6 +99,56 @@ impl Roster {
             .collect();
         self.numbers.retain(|key, _| present.contains(key));
         Ok(has_news)
+    }
+
+    /// The same for these cgroups alone: pods come and go by the hundred, and to walk the whole tree for each would take
+    /// longer the more there are. Cgroups that have gone, or that are nobody's any more, are left to [`Self::enrol`].
+    ///
+    /// # Errors
+    /// A table is full.
+    pub(super) fn enrol_those(
+        &mut self,
+        set: &Arc<PolicySet>,
+        cgroups: impl IntoIterator<Item = u64>,
+    ) -> io::Result<()> {
+        self.compile_from(set);
+        for cgroup in cgroups {
+            let Some(workload) = self.identities.of(cgroup) else {
+                continue;
+            };
+            let fence = self
+                .compiled
+                .entry(traits(&workload))
+                .or_insert_with(|| Arc::new(set.view(&workload).fence(&self.web)));
+            let enrolled = Enrolled {
+                fence: Arc::clone(fence),
+                workload,
+            };
+            let fenced = self.fenced(&enrolled);
+            self.tables.add(cgroup, &fenced)?;
+            self.members.insert(cgroup, enrolled);
+        }
+        Ok(())
+    }
+
+    fn compile_from(&mut self, set: &Arc<PolicySet>) {
+        if !self
+            .compiled_from
+            .as_ref()
+            .is_some_and(|from| Arc::ptr_eq(from, set))
+        {
+            self.compiled.clear();
+            self.compiled_from = Some(Arc::clone(set));
+        }
+    }
+
+    fn fenced(&mut self, enrolled: &Enrolled) -> Fenced {
+        let tables = &mut self.tables;
+        let number = self.numbers.entry(key(&enrolled.workload));
+        Fenced {
+            workload: *number.or_insert_with(|| tables.number_workload()),
+            fence: Arc::clone(&enrolled.fence),
+        }
     }
 
     /// Opens the tables anew: somebody else may have written them.

@@ -15,7 +15,12 @@ use std::{
 
 use tokio::sync::{Semaphore, watch};
 
-use super::{PodDirectory, PodUid, Workload, cgroup_path, cgroup_path::Part, workload::PodFacts};
+use super::{
+    PodDirectory, PodUid, Workload,
+    cgroup_path::{self, Part},
+    changes::{Changes, Gathered},
+    workload::PodFacts,
+};
 use crate::kernel::{CgroupTree, children};
 
 /// A cgroup (with all below it) and the workload that it is.
@@ -52,10 +57,19 @@ pub struct Identities {
     /// The longest path that contains a cgroup says what it is.
     mappings: Vec<Mapping>,
     pods: Option<PodSource>,
-    known: RwLock<HashMap<u64, Known>>,
-    /// A number that changes with every cgroup that becomes known and every workload that changes.
+    known: RwLock<Table>,
+    /// A number that changes with every cgroup that becomes known.
     changes: watch::Sender<u64>,
+    /// Those cgroups.
+    fresh: Gathered<u64>,
     waiting: Semaphore,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    cgroups: HashMap<u64, Known>,
+    /// Of those of pods: which are whose.
+    of_pods: HashMap<PodUid, HashSet<u64>>,
 }
 
 #[derive(Debug)]
@@ -73,8 +87,9 @@ struct Known {
 /// Most cgroups that are remembered; those beyond are looked up each time.
 const MOST_CGROUPS: usize = 100_000;
 
-/// How long a cgroup that has gone is remembered: its last connections may still be on their way to the agent.
-const AFTERLIFE: Duration = Duration::from_secs(60);
+/// How long a cgroup that has gone is remembered: its last connections may still be on their way to the agent, and the last
+/// of what the kernel has counted is told within 20 s (the interval of its reports, and a sweep).
+const AFTERLIFE: Duration = Duration::from_secs(30);
 
 /// Most connections and queries that wait for pods at a time; further ones are refused at once. A pod that the API server
 /// does not know must not fill the agent's memory.
@@ -100,6 +115,7 @@ impl Identities {
             pods,
             known: RwLock::default(),
             changes: watch::Sender::default(),
+            fresh: Gathered::default(),
             waiting: Semaphore::new(MOST_WAITING),
         })
     }
@@ -109,7 +125,7 @@ impl Identities {
     #[must_use]
     pub fn of(&self, cgroup: u64) -> Option<Arc<Workload>> {
         let version = self.version();
-        let known = self.read().get(&cgroup).map(|known| {
+        let known = self.read().cgroups.get(&cgroup).map(|known| {
             let is_current = known.version == version;
             is_current.then(|| known.workload.clone())
         });
@@ -129,7 +145,11 @@ impl Identities {
         if let Some(workload) = self.of(cgroup) {
             return Some(workload);
         }
-        let is_pod = self.read().get(&cgroup).is_some_and(|known| known.pod.is_some());
+        let is_pod = self
+            .read()
+            .cgroups
+            .get(&cgroup)
+            .is_some_and(|known| known.pod.is_some());
         let place = self.waiting.try_acquire();
         if !is_pod || place.is_err() {
             return None;
@@ -150,7 +170,7 @@ impl Identities {
     #[must_use]
     pub fn stranger(&self, cgroup: u64) -> Workload {
         let table = self.read();
-        let known = table.get(&cgroup);
+        let known = table.cgroups.get(&cgroup);
         Workload {
             name: known
                 .and_then(|known| known.pod.as_ref())
@@ -193,10 +213,25 @@ impl Identities {
     /// Every cgroup that is known, with its workload.
     #[must_use]
     pub fn all(&self) -> Vec<(u64, Arc<Workload>)> {
-        let cgroups: Vec<u64> = self.read().keys().copied().collect();
+        let cgroups: Vec<u64> = self.read().cgroups.keys().copied().collect();
         let each = cgroups.into_iter();
         each.filter_map(|cgroup| Some((cgroup, self.of(cgroup)?)))
             .collect()
+    }
+
+    /// The cgroups that have become known since the last call, and those whose workload may be another one. For one reader.
+    #[must_use]
+    pub fn news(&self) -> Changes<u64> {
+        let mut news = self.fresh.take();
+        let pods = self.pods.as_ref().map(|source| source.directory.take_changed());
+        match (&mut news, pods.unwrap_or_default()) {
+            (Changes::All, _) | (_, Changes::All) => Changes::All,
+            (Changes::Of(cgroups), Changes::Of(pods)) => {
+                let table = self.read();
+                cgroups.extend(pods.iter().filter_map(|pod| table.of_pods.get(pod)).flatten());
+                news
+            }
+        }
     }
 
     /// Tells of cgroups that become known; [`PodDirectory::changes`] tells of pods.
@@ -226,7 +261,8 @@ impl Identities {
 
     /// Forgets cgroups that have been gone for a while, and the pods of which nothing is left.
     pub fn sweep(&self, now: Instant) {
-        self.write().retain(|id, known| {
+        let mut table = self.write();
+        table.cgroups.retain(|id, known| {
             let is_there = fs::metadata(&known.directory).is_ok_and(|found| found.ino() == *id);
             if is_there {
                 known.gone = None;
@@ -234,17 +270,17 @@ impl Identities {
             }
             now.duration_since(*known.gone.get_or_insert(now)) < AFTERLIFE
         });
+        let Table { cgroups, of_pods } = &mut *table;
+        of_pods.retain(|_, of_pod| {
+            of_pod.retain(|cgroup| cgroups.contains_key(cgroup));
+            !of_pod.is_empty()
+        });
+        drop(table);
         if let Some(source) = &self.pods
             && source.directory.has_gone()
         {
             let mut alive = pods_below(&source.root);
-            let remembered = self.read();
-            alive.extend(
-                remembered
-                    .values()
-                    .filter_map(|known| Some(known.pod.as_ref()?.0)),
-            );
-            drop(remembered);
+            alive.extend(self.read().of_pods.keys());
             source.directory.forget(&alive);
         }
     }
@@ -252,7 +288,7 @@ impl Identities {
     /// How many cgroups are known.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.read().len()
+        self.read().cgroups.len()
     }
 
     /// Whether no cgroup is known.
@@ -265,9 +301,12 @@ impl Identities {
         let directory = self.tree.find(cgroup)?;
         let pod = self.pod_at(&directory);
         let workload = self.workload_at(&directory, pod.as_ref()).map(Arc::new);
-        let mut known = self.write();
-        if known.len() < MOST_CGROUPS {
-            known.insert(
+        let mut table = self.write();
+        if table.cgroups.len() < MOST_CGROUPS {
+            if let Some((uid, _)) = &pod {
+                table.of_pods.entry(*uid).or_default().insert(cgroup);
+            }
+            table.cgroups.insert(
                 cgroup,
                 Known {
                     directory,
@@ -278,14 +317,15 @@ impl Identities {
                 },
             );
         }
-        drop(known);
+        drop(table);
+        self.fresh.add(cgroup);
         self.changes.send_modify(|number| *number += 1);
         workload
     }
 
     fn renew(&self, cgroup: u64, version: u64) -> Option<Arc<Workload>> {
         let mut table = self.write();
-        let known = table.get_mut(&cgroup)?;
+        let known = table.cgroups.get_mut(&cgroup)?;
         let workload = self.workload_at(&known.directory, known.pod.as_ref());
         // The same value stays the same pointer: connections hold it.
         if known.workload.as_deref() != workload.as_ref() {
@@ -344,11 +384,11 @@ impl Identities {
         )
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<u64, Known>> {
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<u64, Known>> {
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

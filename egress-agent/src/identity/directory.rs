@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     PodUid, Workload,
+    changes::{Changes, Gathered},
     exempt::Exemptions,
     memory::{self, PodMemory},
     pod::{self, Pod},
@@ -35,6 +36,8 @@ pub struct PodDirectory {
     version: watch::Sender<u64>,
     /// The same for what could change a verdict.
     judged: watch::Sender<u64>,
+    /// The UIDs of those pods.
+    changed: Gathered<PodUid>,
     /// Whether pods and namespaces have been listed whole, once.
     listed: watch::Sender<(bool, bool)>,
     /// From when those are that an agent before this one has known.
@@ -68,6 +71,7 @@ impl PodDirectory {
             index: RwLock::new(PodIndex::new(exemptions)),
             version: watch::Sender::default(),
             judged: watch::Sender::default(),
+            changed: Gathered::default(),
             listed: watch::Sender::default(),
             recalled: OnceLock::new(),
         })
@@ -131,6 +135,11 @@ impl PodDirectory {
     #[must_use]
     pub fn judged_changes(&self) -> watch::Receiver<u64> {
         self.judged.subscribe()
+    }
+
+    /// Whose cgroups may have another answer than at the last call. For one reader.
+    pub(super) fn take_changed(&self) -> Changes<PodUid> {
+        self.changed.take()
     }
 
     /// How many changes there have been.
@@ -197,13 +206,19 @@ impl PodDirectory {
 
     pub(super) fn take_pod(&self, event: Event<PodObject>) {
         let mut index = self.write();
+        let mut touched = None;
         let change = match event {
             Event::Init => {
                 index.begin_pods();
                 Change::Nothing
             }
             Event::InitApply(object) | Event::Apply(object) => match Pod::read(&object) {
-                Ok(pod) => index.apply_pod(pod),
+                Ok(pod) => {
+                    // A static pod's cgroups bear another UID, which other objects may claim too.
+                    let is_static = pod.hash.is_some() || index.is_static(pod.uid);
+                    touched = (!is_static).then_some(pod.uid);
+                    index.apply_pod(pod)
+                }
                 Err(error) => {
                     tracing::error!(%error, name = object.metadata.name, "the API server sent what is no pod");
                     Change::Nothing
@@ -223,7 +238,7 @@ impl PodDirectory {
             }
         };
         drop(index);
-        self.tell(change);
+        self.tell(change, touched);
     }
 
     pub(super) fn take_namespace(&self, event: Event<PartialObjectMeta<Namespace>>) {
@@ -251,12 +266,20 @@ impl PodDirectory {
             }
         };
         drop(index);
-        self.tell(change);
+        self.tell(change, None);
     }
 
-    fn tell(&self, change: Change) {
+    /// `pod` is the only one that can be concerned, or there may be others.
+    fn tell(&self, change: Change, pod: Option<PodUid>) {
         if change != Change::Nothing {
-            self.version.send_modify(|version| *version += 1);
+            // Under the version's lock: whoever takes the change finds the new version, and is woken after it is there.
+            self.version.send_modify(|version| {
+                *version += 1;
+                match pod {
+                    Some(pod) => self.changed.add(pod),
+                    None => self.changed.add_all(),
+                }
+            });
         }
         if change == Change::Judged {
             self.judged.send_modify(|version| *version += 1);

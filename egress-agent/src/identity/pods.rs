@@ -197,6 +197,11 @@ impl PodIndex {
         self.entry(uid)?.pod.containers.get(id).map(String::as_str)
     }
 
+    /// Whether a pod is known as the mirror of a static one.
+    pub(super) fn is_static(&self, uid: PodUid) -> bool {
+        self.pods.get(&uid).is_some_and(|entry| entry.pod.hash.is_some())
+    }
+
     /// Whether pods are kept that the API server has no more.
     pub(super) fn has_gone(&self) -> bool {
         self.pods.values().any(|entry| entry.is_gone)

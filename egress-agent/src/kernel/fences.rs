@@ -222,6 +222,18 @@ impl FenceTables {
         Ok(())
     }
 
+    /// Enforces this on one cgroup more, or anew; the others stay as they are.
+    ///
+    /// # Errors
+    /// A table is full; what was in force stays so.
+    pub fn add(&mut self, cgroup: u64, fenced: &Fenced) -> Result<(), TableError> {
+        let member = match self.policies.get(&fenced.fence) {
+            Some(policy) => member(fenced, policy),
+            None => member(fenced, &self.install(&fenced.fence)?),
+        };
+        self.point(cgroup, member)
+    }
+
     /// Removes what nobody has pointed to since the last sweep.
     ///
     /// # Errors

@@ -210,3 +210,42 @@ fn everything_that_is_there_at_the_start_is_looked_at() {
     );
     assert_eq!(all.len(), 2, "the pod's own cgroup and its container's");
 }
+
+#[test]
+fn what_has_changed_is_told_cgroup_by_cgroup() {
+    let node = Node::new(Duration::from_secs(5));
+    node.namespace("team");
+    let others = node.cgroup("burstable");
+    assert_eq!(node.identities.of(others), None);
+    let cgroup = node.cgroup(&format!("pod{UID}/{ID}"));
+    assert_eq!(node.identities.of(cgroup), None);
+    assert_eq!(
+        node.identities.news(),
+        Changes::Of(HashSet::from([others, cgroup])),
+        "they have become known"
+    );
+
+    node.pod("web", None);
+    assert_eq!(
+        node.identities.news(),
+        Changes::Of(HashSet::from([cgroup])),
+        "the pod has"
+    );
+    node.pod("web", None);
+    assert_eq!(node.identities.news(), Changes::default(), "nothing is new");
+    node.namespace("elsewhere");
+    assert_eq!(node.identities.news(), Changes::default(), "nobody is there");
+}
+
+#[test]
+fn a_mirror_pod_may_concern_other_cgroups_than_its_own() {
+    let node = Node::new(Duration::from_secs(5));
+    node.namespace("team");
+    node.directory.take_pod(Event::Apply(object(json!({
+        "metadata": {"uid": UID, "namespace": "team", "name": "static", "annotations": {
+            "kubernetes.io/config.mirror": HASH, "kubernetes.io/config.hash": HASH
+        }},
+        "spec": {"containers": []}
+    }))));
+    assert_eq!(node.identities.news(), Changes::All);
+}
