@@ -313,11 +313,18 @@ impl Enforcer {
             "policies are in force"
         );
         self.services.policy.replace(set);
-        let census = Census::of(&self.cgroup);
-        if has_news {
-            self.purge(&census);
+        match self.sites.census() {
+            Ok(census) => {
+                if has_news {
+                    self.purge(&census);
+                }
+                self.review_fences(&census);
+            }
+            Err(error) => tracing::error!(
+                %error,
+                "cannot look at what is open already: it is not judged by the new policies"
+            ),
         }
-        self.review_fences(&census);
         Ok(())
     }
 
@@ -444,8 +451,14 @@ impl Enforcer {
     }
 
     fn sweep(&mut self) {
-        let census = Census::of(&self.cgroup);
-        self.sites.close_abandoned(&census);
+        match self.sites.census() {
+            Ok(census) => {
+                self.sites.close_abandoned(&census);
+                self.review_fences(&census);
+            }
+            // Nobody is taken for gone: what is open stays so, and fences stand.
+            Err(error) => tracing::error!(%error, "cannot tell which network namespaces are in use"),
+        }
         self.identities.sweep(Instant::now());
         self.follow_exempt();
         self.enrol();
@@ -459,7 +472,6 @@ impl Enforcer {
             set: &set,
         };
         self.reports.sweep(&ledger, &self.services.log, Due::Silent);
-        self.review_fences(&census);
         self.services.names.sweep(Instant::now());
         match self.flows.sweep_stale() {
             Ok(0) => {}

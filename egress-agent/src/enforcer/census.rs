@@ -3,12 +3,24 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use crate::{kernel::children, netns::Netns};
+use crate::netns::Netns;
+
+/// Descriptors that are given up for a walk and taken again after it: one for each level of the tree, and one for a file.
+/// With none left nobody could be found, and so nothing be closed that holds them.
+const SPARE: usize = 16;
+
+/// Takes censuses.
+#[derive(Debug)]
+pub(super) struct Censor {
+    cgroup: PathBuf,
+    spare: Vec<File>,
+}
 
 /// What a walk has found.
 #[derive(Debug, Default)]
@@ -27,14 +39,37 @@ pub(super) struct Resident {
     pub(super) namespace: Option<u64>,
 }
 
-impl Census {
-    /// Walks the tree below `cgroup`.
-    pub(super) fn of(cgroup: &Path) -> Self {
-        let mut census = Self::default();
-        census.visit(cgroup);
-        census
+impl Censor {
+    /// Of the processes of `cgroup`.
+    pub(super) fn new(cgroup: PathBuf) -> Self {
+        let mut censor = Self {
+            cgroup,
+            spare: Vec::new(),
+        };
+        censor.set_aside();
+        censor
     }
 
+    /// Walks the tree.
+    ///
+    /// # Errors
+    /// A cgroup cannot be read, which says nothing of who is in it: nobody may be taken for gone.
+    pub(super) fn take(&mut self) -> io::Result<Census> {
+        self.spare.clear();
+        let mut census = Census::default();
+        let taken = census.visit(&self.cgroup);
+        self.set_aside();
+        taken.map(|()| census)
+    }
+
+    /// As many as there are to be had.
+    fn set_aside(&mut self) {
+        let more = std::iter::repeat_with(|| File::open("/dev/null")).map_while(Result::ok);
+        self.spare.extend(more.take(SPARE));
+    }
+}
+
+impl Census {
     /// Everybody.
     pub(super) fn residents(&self) -> &[Resident] {
         &self.residents
@@ -54,21 +89,28 @@ impl Census {
         pids.filter_map(|pid| Netns::open(&namespace_of(pid)).ok())
     }
 
-    fn visit(&mut self, cgroup: &Path) {
-        // A cgroup may go while it is looked at.
-        if let Ok(processes) = processes(cgroup)
-            && let Ok(found) = fs::metadata(cgroup)
-        {
-            let residents = processes.lines().map(|pid| Resident {
-                pid: pid.to_owned(),
-                cgroup: found.ino(),
-                namespace: namespace_inode(pid).ok(),
-            });
-            self.residents.extend(residents);
+    fn visit(&mut self, cgroup: &Path) -> io::Result<()> {
+        match self.visit_alive(cgroup) {
+            // It may go while it is looked at (ENOENT, ENODEV).
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(()),
+            visited => visited,
         }
-        for child in children(cgroup) {
-            self.visit(&child);
+    }
+
+    fn visit_alive(&mut self, cgroup: &Path) -> io::Result<()> {
+        let (processes, id) = (processes(cgroup)?, fs::metadata(cgroup)?.ino());
+        self.residents.extend(processes.lines().map(|pid| Resident {
+            pid: pid.to_owned(),
+            cgroup: id,
+            namespace: namespace_inode(pid).ok(),
+        }));
+        for entry in fs::read_dir(cgroup)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                self.visit(&entry.path())?;
+            }
         }
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use tokio::sync::watch;
 
-use super::{Enforcer, census::Census};
+use super::Enforcer;
 use crate::identity::{Changes, Identities};
 
 /// What there is to follow.
@@ -64,7 +64,12 @@ impl Enforcer {
             (Changed::Judged, _) => {
                 self.follow_exempt();
                 self.enrol();
-                self.purge(&Census::of(&self.cgroup));
+                match self.sites.census() {
+                    Ok(census) => self.purge(&census),
+                    Err(error) => {
+                        tracing::error!(%error, "cannot look at connections that are no longer allowed")
+                    }
+                }
                 self.services.policy.judge_again();
             }
             (Changed::Cgroup | Changed::Pod, Changes::All) => {

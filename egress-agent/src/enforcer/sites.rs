@@ -13,7 +13,7 @@ use egress_common::{dns::HeldQuery, event::ListenerWanted};
 use tokio::sync::watch;
 
 use super::{
-    census::{Census, namespace_inode, namespace_of, processes},
+    census::{Censor, Census, namespace_inode, namespace_of, processes},
     handover::HandedSite,
 };
 use crate::{
@@ -37,8 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Sites {
     table: Arc<Mutex<ListenerTable>>,
     legs: LegSettings,
-    /// The enforced cgroup: a namespace in which none of its members is left is abandoned.
-    cgroup: PathBuf,
+    /// Of the enforced cgroup: a namespace in which none of its members is left is abandoned.
+    censor: Censor,
     open: HashMap<u64, OpenSite>,
 }
 
@@ -63,7 +63,7 @@ impl Sites {
         Self {
             table,
             legs,
-            cgroup,
+            censor: Censor::new(cgroup),
             open: HashMap::new(),
         }
     }
@@ -90,7 +90,8 @@ impl Sites {
         if entries.is_empty() {
             return Ok(());
         }
-        let mut found: HashMap<u64, Netns> = Census::of(&self.cgroup)
+        let mut found: HashMap<u64, Netns> = self
+            .census()?
             .open_namespaces()
             .map(|netns| (netns.cookie(), netns))
             .collect();
@@ -139,7 +140,12 @@ impl Sites {
                 if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
                     // For the SYN that is sent again in a second. Pods that come and go by the hundred in ten seconds leave
                     // some 25 descriptors each until the next sweep.
-                    self.close_unused(&Census::of(&self.cgroup), true);
+                    match self.census() {
+                        Ok(census) => self.close_unused(&census, true),
+                        Err(error) => {
+                            tracing::warn!(%error, "cannot tell which network namespaces are in use")
+                        }
+                    }
                 }
             }
         }
@@ -252,6 +258,14 @@ impl Sites {
                 tracing::warn!("a worker does not let go of its listeners");
             }
         }
+    }
+
+    /// Who is in the enforced cgroup now.
+    ///
+    /// # Errors
+    /// See [`Censor::take`].
+    pub(super) fn census(&mut self) -> io::Result<Census> {
+        self.censor.take()
     }
 
     /// Closes those in which no member of the enforced cgroup is left. A listener keeps its namespace alive, so without

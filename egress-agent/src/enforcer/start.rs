@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use egress_common::names::LAYOUT;
 
-use super::{Enforcer, EnforcerSettings, census::Census, handover::Predecessor, parts::Parts};
+use super::{Enforcer, EnforcerSettings, handover::Predecessor, parts::Parts};
 use crate::{
     instance::{Instance, Traces},
     kernel::{Attachment, Inheritance},
@@ -139,7 +139,7 @@ impl Enforcer {
 
     fn put_in_force(&mut self) -> anyhow::Result<()> {
         self.attachment.attach()?;
-        let census = Census::of(&self.cgroup);
+        let census = self.sites.census()?;
         self.purge(&census);
         self.review_fences(&census);
         self.attachment.remove_stale_fences()?;
