@@ -114,9 +114,13 @@ impl Census {
     }
 }
 
-/// The processes of a cgroup without those below it, one a line, as this process counts them.
+/// The processes of a cgroup without those below it, one a line, as this process counts them. A threaded cgroup has none: its
+/// file cannot be read, and the processes stand in that of the domain above (cgroup_procs_start).
 pub(super) fn processes(cgroup: &Path) -> io::Result<String> {
-    fs::read_to_string(cgroup.join("cgroup.procs"))
+    match fs::read_to_string(cgroup.join("cgroup.procs")) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(String::new()),
+        read => read,
+    }
 }
 
 /// The inode of a process's network namespace, which entering it to ask for its cookie would cost ten times as much.
