@@ -31,6 +31,7 @@ promises![
     an_exec_beside_the_daemon_keeps_its_own_rules,
     unselected_workloads_are_observed,
     a_direct_connection_to_the_listener_is_closed,
+    a_threaded_cgroup_is_no_obstacle,
 ];
 
 /// A world with origins for both names, and a second client.
@@ -408,4 +409,18 @@ async fn a_direct_connection_to_the_listener_is_closed() {
     origin.was_never_reached().await;
     let counted = daemon.status().await.unwrap_or_default()["connections"]["no_flow"].as_u64();
     assert!(counted.is_some_and(|count| count > 0), "{counted:?}");
+}
+
+/// Who may write below its own cgroup can make one whose list of processes nobody can read.
+async fn a_threaded_cgroup_is_no_obstacle() {
+    let (world, second) = world().await;
+    let _good = world.http("good.test").await;
+    let threaded = world.cgroup.child("tree/a/threaded");
+    fs::write(threaded.join("cgroup.type"), "threaded").expect("it becomes threaded");
+    let listed = fs::read_to_string(threaded.join("cgroup.procs"));
+    assert!(listed.is_err(), "{listed:?}");
+
+    let daemon = Daemon::start(&world, "").await;
+
+    assert_eq!(daemon.codes("a", &second).await, "200,403,");
 }

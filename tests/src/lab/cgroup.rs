@@ -124,8 +124,11 @@ pub fn id(path: &Path) -> u64 {
 /// There is no such cgroup.
 #[must_use]
 pub fn processes(path: &Path) -> Vec<u32> {
-    let text = fs::read_to_string(path.join("cgroup.procs"))
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = match fs::read_to_string(path.join("cgroup.procs")) {
+        // A threaded cgroup has none of its own: they stand in the one above.
+        Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => String::new(),
+        read => read.unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+    };
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
