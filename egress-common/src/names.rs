@@ -35,6 +35,8 @@ pub mod program {
     pub const SOCK_CREATE: &str = "egress_create";
     /// close(2).
     pub const SOCK_RELEASE: &str = "egress_release";
+    /// setsockopt(2).
+    pub const SETSOCKOPT: &str = "egress_option";
     /// TCP state changes.
     pub const SOCK_OPS: &str = "egress_tcp";
     /// execve(2).

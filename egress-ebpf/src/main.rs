@@ -18,6 +18,7 @@ mod exec;
 mod fence;
 mod maps;
 mod name;
+mod option;
 mod packet;
 mod report;
 mod storage;
@@ -25,9 +26,12 @@ mod tables;
 mod tcp;
 
 use aya_ebpf::{
-    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, classifier, raw_tracepoint, sock_ops},
+    macros::{
+        cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, raw_tracepoint, sock_ops,
+    },
     programs::{
-        RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TcContext,
+        RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+        TcContext,
     },
 };
 use egress_common::address::Endpoint;
@@ -149,6 +153,12 @@ fn egress_create(ctx: SockContext) -> i32 {
 #[cgroup_sock(sock_release)]
 fn egress_release(ctx: SockContext) -> i32 {
     account::release(&ctx);
+    PROCEED
+}
+
+#[cgroup_sockopt(setsockopt)]
+fn egress_option(ctx: SockoptContext) -> i32 {
+    option::judge(&ctx);
     PROCEED
 }
 

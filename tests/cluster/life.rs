@@ -15,30 +15,21 @@ use nix::{
 use crate::policies::{allowed_soon, policy};
 
 promises![
-    a_rolling_update_fails_no_connect: [Need::Nodes, alone],
+    a_rolling_update_fails_no_request: [Need::Nodes, alone],
     an_agent_beside_the_old_one_takes_over: [Need::Nodes, alone],
     a_killed_agent_lets_nothing_pass_and_comes_back: [Need::Nodes, alone],
     without_an_api_server_the_last_policies_stay: [Need::Nodes, alone],
     an_agent_that_starts_without_an_api_server_knows_the_pods_and_their_policies: [Need::Nodes, alone],
 ];
 
-/// A loop of requests in a pod: each must succeed, each is counted. Between two agents a connect waits for its SYN to be
-/// sent again: after 1, 3, 7, 15, 31 seconds.
-fn requests(more: &str) -> String {
-    format!(
-        "rm -f /tmp/log /tmp/stop; (while [ ! -f /tmp/stop ]; do \
-         curl -sS -k --max-time 120 -o /dev/null -w '%{{http_code}} %{{time_total}}\\n' {more} https://other.test/ >>/tmp/log 2>&1; \
-         done; echo end >>/tmp/log) >/dev/null 2>&1 &"
-    )
-}
+/// A loop of requests in a pod, each with a lookup by glibc: each must succeed, each is counted. Between two agents a
+/// connect waits for its SYN to be sent again: after 1, 3, 7, 15, 31 seconds.
+const REQUESTS: &str = "rm -f /tmp/log /tmp/stop; (while [ ! -f /tmp/stop ]; do \
+    curl -sS -k --max-time 120 -o /dev/null -w '%{http_code} %{time_total}\\n' https://other.test/ >>/tmp/log 2>&1; \
+    done; echo end >>/tmp/log) >/dev/null 2>&1 &";
 
-/// The address is known: between two agents glibc's resolver does not wait, but fails (docs/kubernetes.md, "Upgrade").
-const KNOWN: &str = "--resolve other.test:443:198.51.100.20";
-
-async fn begin_loop(cluster: &Cluster, pod: &Pod, more: &str) {
-    pod.run(cluster, &requests(more))
-        .await
-        .expect("a loop in the background");
+async fn begin_loop(cluster: &Cluster, pod: &Pod) {
+    pod.run(cluster, REQUESTS).await.expect("a loop in the background");
 }
 
 /// Ends the loop and returns how many requests there were, and how long the longest took.
@@ -63,7 +54,7 @@ async fn end_loop(cluster: &Cluster, pod: &Pod) -> (usize, f64) {
     (count, longest)
 }
 
-async fn a_rolling_update_fails_no_connect() {
+async fn a_rolling_update_fails_no_request() {
     let cluster = Cluster::get().await;
     cluster.namespace("rolling").await;
     cluster.apply(&policy("rolling", "p", "other.test")).await;
@@ -74,7 +65,7 @@ async fn a_rolling_update_fails_no_connect() {
     let evil = cluster.https("evil.test").seen().await.len();
     for pod in &pods {
         allowed_soon(cluster, pod, "https://other.test/").await;
-        begin_loop(cluster, pod, KNOWN).await;
+        begin_loop(cluster, pod).await;
         // And one that tries what it may not.
         let line = "(while [ ! -f /tmp/stop ]; do curl -sk --max-time 5 -o /dev/null https://evil.test/ \
             --resolve evil.test:443:198.51.100.66; done) >/dev/null 2>&1 &";
@@ -117,7 +108,7 @@ async fn an_agent_beside_the_old_one_takes_over() {
     let node = cluster.node(1);
     let generation = node.status().await["generation"].as_u64().expect("a number");
     let old = node.agent_pid().await;
-    begin_loop(cluster, &pod, "").await;
+    begin_loop(cluster, &pod).await;
     // The DaemonSet's own pod, by another name.
     let daemonset = cluster
         .json(&["-n", NAMESPACE, "get", "daemonset", "egress-agent"])

@@ -22,7 +22,6 @@ use hyper_util::{
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
-    process::Command,
     sync::{mpsc, watch},
     task::JoinHandle,
 };
@@ -30,8 +29,7 @@ use tokio::{
 use crate::{
     agent::{Running, verb},
     clients::Client,
-    lab::{AGENT_DNS, Place, World},
-    require::tool,
+    lab::{AGENT_DNS, Place, World, traces::entries_of},
 };
 
 /// Where the API server listens.
@@ -410,15 +408,7 @@ impl<'w> Node<'w> {
     /// `bpftool` failed.
     pub async fn map_entries(&self, map: &str) -> usize {
         let pin = PathBuf::from("/sys/fs/bpf/egress").join(&self.instance).join(map);
-        let output = Command::new(tool("bpftool"))
-            .args(["--json", "map", "dump", "pinned"])
-            .arg(&pin)
-            .output()
-            .await
-            .expect("bpftool runs");
-        let entries: Vec<Value> = serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("bpftool map dump {}: {error}", pin.display()));
-        entries.len()
+        entries_of(&pin).await.len()
     }
 
     /// Starts `client` in a pod's container, with `place` as the pod's network namespace.

@@ -2,18 +2,24 @@
 
 use std::fs;
 
+use egress_common::{counter::outcome_index, outcome::Outcome};
 use egress_tests::{
     agent::verb,
-    clients::curl,
+    clients::{Client, curl},
     daemon::Daemon,
-    lab::{World, traces::attached},
+    lab::{
+        World,
+        traces::{attached, entries_of},
+    },
     looping::Looping,
     promises,
 };
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 promises![
     a_successor_serves_what_waited_for_it,
+    a_successor_answers_the_lookups_that_waited_for_it,
     a_machine_holds_before_there_is_an_agent,
     who_has_handed_over_stays_until_it_is_stopped,
     the_probe_tells_whether_an_agent_serves,
@@ -50,6 +56,51 @@ async fn a_successor_serves_what_waited_for_it() {
     assert!(pins.is_dir(), "this one leaves everything, too");
     clean(&world, &instance).await;
     assert!(!pins.exists() && !state.exists());
+}
+
+/// By glibc, which gives up at once if it is told that its query was dropped; from a network namespace that the first agent
+/// served, and from one that no agent has seen.
+async fn a_successor_answers_the_lookups_that_waited_for_it() {
+    let world = World::new().await;
+    let second = world.another_client("second", 3).await;
+    let _good = world.http("good.test").await;
+    let daemon = Daemon::start(&world, "onStop: hold").await;
+    assert_eq!(daemon.codes("a", &second).await, "200,403,");
+    daemon.end_by(Signal::SIGTERM);
+    let third = world.another_client("third", 4).await;
+    let before = queries_held(&daemon).await;
+    let lookup = Client::new("getent").words("ahostsv4 good.test");
+    let lookups = [&second, &third].map(|place| world.start_in(place, &daemon.tree.join("a"), &lookup));
+    daemon
+        .eventually("both have asked", async || {
+            queries_held(&daemon).await >= before + 2
+        })
+        .await;
+    let (daemon, old) = daemon.succeed(&[]).await;
+    old.finish().await.succeeded();
+    for lookup in lookups {
+        let output = lookup.finish().await;
+        let text = output.succeeded().text();
+        assert!(text.contains("198.51.100.10"), "{text}");
+    }
+    assert!(world.workload_dns.questions().is_empty());
+    let instance = daemon.instance.clone();
+    daemon.stop().await.succeeded();
+    clean(&world, &instance).await;
+}
+
+/// By the kernel's own count, which needs no agent.
+async fn queries_held(daemon: &Daemon<'_>) -> u64 {
+    let of_a_processor = |value: &Value| value["value"].as_u64().unwrap_or(0);
+    let number = outcome_index(Outcome::QueryHeld);
+    entries_of(&daemon.pins().join("COUNTS"))
+        .await
+        .iter()
+        .filter(|entry| entry["formatted"]["key"].as_u64() == Some(number.into()))
+        .filter_map(|entry| entry["formatted"]["values"].as_array())
+        .flatten()
+        .map(of_a_processor)
+        .sum()
 }
 
 async fn a_machine_holds_before_there_is_an_agent() {

@@ -15,15 +15,18 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::MapInfo,
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, RawTracePoint,
-        links::{FdLink, LinkError},
+        Program, ProgramError, RawTracePoint,
     },
 };
 use egress_common::names::{map, program};
 
 use self::fence::Fences;
 pub use self::{error::AttachError, fence::remove_fences, mend::Repair};
-use super::{layout, link::Link, pins::PinDirectory};
+use super::{
+    layout,
+    link::{Hook, Link},
+    pins::PinDirectory,
+};
 
 /// The programs, compiled by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
@@ -60,24 +63,25 @@ const PINNED_MAPS: [&str; 26] = [
 
 /// In the order in which they are attached. Connect comes last, so that no connect is redirected before what names and
 /// publishes it is in place.
-const PROGRAMS: [&str; 17] = [
-    program::SOCK_CREATE,
-    program::SOCK_RELEASE,
-    program::SOCK_OPS,
-    program::SKB_INGRESS,
-    program::SKB_EGRESS,
-    program::GETPEERNAME4,
-    program::GETPEERNAME6,
-    program::GETSOCKNAME4,
-    program::GETSOCKNAME6,
-    program::BIND4,
-    program::BIND6,
-    program::RECVMSG4,
-    program::RECVMSG6,
-    program::SENDMSG4,
-    program::SENDMSG6,
-    program::CONNECT4,
-    program::CONNECT6,
+const PROGRAMS: [(&str, Hook); 18] = [
+    (program::SOCK_CREATE, Hook::SockCreate),
+    (program::SOCK_RELEASE, Hook::SockRelease),
+    (program::SETSOCKOPT, Hook::Setsockopt),
+    (program::SOCK_OPS, Hook::SockOps),
+    (program::SKB_INGRESS, Hook::Ingress),
+    (program::SKB_EGRESS, Hook::Egress),
+    (program::GETPEERNAME4, Hook::Getpeername4),
+    (program::GETPEERNAME6, Hook::Getpeername6),
+    (program::GETSOCKNAME4, Hook::Getsockname4),
+    (program::GETSOCKNAME6, Hook::Getsockname6),
+    (program::BIND4, Hook::Bind4),
+    (program::BIND6, Hook::Bind6),
+    (program::RECVMSG4, Hook::Recvmsg4),
+    (program::RECVMSG6, Hook::Recvmsg6),
+    (program::SENDMSG4, Hook::Sendmsg4),
+    (program::SENDMSG6, Hook::Sendmsg6),
+    (program::CONNECT4, Hook::Connect4),
+    (program::CONNECT6, Hook::Connect6),
 ];
 
 /// Attached where a network namespace is fenced.
@@ -113,6 +117,7 @@ pub enum Inheritance {
 #[derive(Debug)]
 struct Attached {
     name: &'static str,
+    hook: Hook,
     link: Link,
     /// The kernel's number of our program.
     program: u32,
@@ -171,13 +176,18 @@ impl Attachment {
     /// See [`AttachError`]; call [`Self::abandon`] then.
     pub fn attach(&mut self) -> Result<(), AttachError> {
         let (directory, id) = open_cgroup(&self.cgroup)?;
-        for name in PROGRAMS {
+        for (name, hook) in PROGRAMS {
             let link = match self.adopt(name, id)? {
                 Some(link) => link,
-                None => self.attach_anew(name, &directory)?,
+                None => self.attach_anew(name, hook, &directory)?,
             };
             let program = link.state().map_err(pinning(name))?.program;
-            self.links.push(Attached { name, link, program });
+            self.links.push(Attached {
+                name,
+                hook,
+                link,
+                program,
+            });
         }
         self.adopt_fences();
         if let Err(error) = self.watch_exec() {
@@ -269,26 +279,26 @@ impl Attachment {
     }
 
     /// A link of our own, pinned instead of what is pinned there.
-    fn attach_anew(&mut self, name: &'static str, cgroup: &File) -> Result<Link, AttachError> {
+    fn attach_anew(
+        &mut self,
+        name: &'static str,
+        hook: Hook,
+        cgroup: &File,
+    ) -> Result<Link, AttachError> {
         let path = self.path_of(name);
-        let made = attach(self.program(name)?, cgroup).map_err(failed(name))?;
-        let beside = path.with_file_name(format!("{name}_made"));
-        remove_if_there(&beside).map_err(pinning(name))?;
-        // Only by a pin does aya's link become one of ours.
-        let made = made
-            .pin(&beside)
-            .map_err(io::Error::other)
-            .map_err(pinning(name))?;
-        let link = Link::open(&beside).map_err(pinning(name))?;
-        fs::rename(beside, path).map_err(pinning(name))?;
-        drop(made);
+        let program = self.program(name)?.fd().map_err(failed(name))?;
+        let link = Link::to_cgroup(program.as_fd(), cgroup.as_fd(), hook)
+            .map_err(ProgramError::IOError)
+            .map_err(failed(name))?;
+        link.pin(&path).map_err(pinning(name))?;
         Ok(link)
     }
 
     /// Removes pins of programs and maps that this version does not have. Last, when nothing depends on them.
     fn remove_strangers(&self) -> Result<(), AttachError> {
         for name in self.pins.names().map_err(pinning("pins"))? {
-            let is_ours = PROGRAMS.contains(&name.as_str()) || PINNED_MAPS.contains(&name.as_str());
+            let is_ours =
+                names_of_programs().any(|ours| ours == name) || PINNED_MAPS.contains(&name.as_str());
             if is_ours || fence::is_pin(&name) {
                 continue;
             }
@@ -316,13 +326,13 @@ fn inherit(instance: &str, cgroup: &Path, layout: u32) -> Result<(PinDirectory, 
         return Ok((PinDirectory::create(instance)?, false));
     };
     let (_, id) = open_cgroup(cgroup)?;
-    let is_elsewhere = |name: &&str| {
+    let is_elsewhere = |name: &str| {
         Link::open(&pins.path().join(name))
             .and_then(|link| link.state())
             .is_ok_and(|state| state.target != 0 && state.target != id)
     };
     // To take them from there would set its members free.
-    if PROGRAMS.iter().any(is_elsewhere) {
+    if names_of_programs().any(is_elsewhere) {
         return Err(AttachError::ElsewhereInForce(pins.path().to_path_buf()));
     }
     match layout::discard_unusable(pins.path(), OBJECT, &PINNED_MAPS, layout) {
@@ -336,13 +346,15 @@ fn inherit(instance: &str, cgroup: &Path, layout: u32) -> Result<(PinDirectory, 
 
 /// Hands every program to the verifier; nothing is in force by that.
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), AttachError> {
-    for name in PROGRAMS.into_iter().chain(FENCE_PROGRAMS) {
+    for name in names_of_programs().chain(FENCE_PROGRAMS) {
         let program = ebpf.program_mut(name).ok_or(AttachError::Missing(name))?;
         let loaded = if let Program::CgroupSockAddr(program) = program {
             program.load()
         } else if let Program::CgroupSock(program) = program {
             program.load()
         } else if let Program::CgroupSkb(program) = program {
+            program.load()
+        } else if let Program::CgroupSockopt(program) = program {
             program.load()
         } else if let Program::SockOps(program) = program {
             program.load()
@@ -356,28 +368,8 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), AttachError> {
     Ok(())
 }
 
-/// Attaches a loaded program; links are always in the kernel's multi mode, whatever aya is told.
-fn attach(program: &mut Program, cgroup: &File) -> Result<FdLink, ProgramError> {
-    let mode = CgroupAttachMode::Single;
-    let link: Result<FdLink, LinkError> = if let Program::CgroupSockAddr(program) = program {
-        let id = program.attach(cgroup, mode)?;
-        program.take_link(id)?.try_into()
-    } else if let Program::CgroupSock(program) = program {
-        let id = program.attach(cgroup, mode)?;
-        program.take_link(id)?.try_into()
-    } else if let Program::CgroupSkb(program) = program {
-        let direction = program
-            .expected_attach_type()
-            .unwrap_or(CgroupSkbAttachType::Egress);
-        let id = program.attach(cgroup, direction, mode)?;
-        program.take_link(id)?.try_into()
-    } else if let Program::SockOps(program) = program {
-        let id = program.attach(cgroup, mode)?;
-        program.take_link(id)?.try_into()
-    } else {
-        return Err(ProgramError::UnexpectedProgramType);
-    };
-    link.map_err(|error| ProgramError::IOError(io::Error::other(error)))
+fn names_of_programs() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.into_iter().map(|(name, _)| name)
 }
 
 /// The cgroup's directory and the kernel's id of it, which is the inode number.

@@ -1,5 +1,6 @@
 //! Links that outlive whoever made them: opened again by their pin, given another program without a moment in between,
-//! and asked what they are attached to. aya 0.14 can do none of the three for cgroup links, so this speaks bpf(2) itself.
+//! and asked what they are attached to. aya 0.14 can do none of the three for cgroup links, nor pin one of setsockopt(2), so
+//! this speaks bpf(2) itself.
 
 use std::{
     ffi::CString,
@@ -44,6 +45,29 @@ pub(super) enum Direction {
     Egress = 47,
 }
 
+/// Which calls or packets of a cgroup a program sees: `enum bpf_attach_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    Ingress = 0,
+    Egress = 1,
+    SockCreate = 2,
+    SockOps = 3,
+    Bind4 = 8,
+    Bind6 = 9,
+    Connect4 = 10,
+    Connect6 = 11,
+    Sendmsg4 = 14,
+    Sendmsg6 = 15,
+    Recvmsg4 = 19,
+    Recvmsg6 = 20,
+    Setsockopt = 22,
+    Getpeername4 = 29,
+    Getpeername6 = 30,
+    Getsockname4 = 31,
+    Getsockname6 = 32,
+    SockRelease = 34,
+}
+
 /// `struct { __aligned_u64 pathname; __u32 bpf_fd; ... }` of `union bpf_attr`.
 #[repr(C)]
 struct ObjectPath {
@@ -69,11 +93,12 @@ struct LinkUpdate {
     old_program: u32,
 }
 
-/// `struct { __u32 prog_fd; __u32 target_ifindex; __u32 attach_type; __u32 flags; ... } link_create` with its member `tcx`.
+/// `struct { __u32 prog_fd; __u32 target_fd or target_ifindex; __u32 attach_type; __u32 flags; ... } link_create` with its
+/// member `tcx`, all zeros for a cgroup.
 #[repr(C)]
 struct LinkCreate {
     program: u32,
-    interface: u32,
+    target: u32,
     attach_type: u32,
     flags: u32,
     relative: u32,
@@ -124,17 +149,30 @@ impl Link {
         Ok(link)
     }
 
+    /// Attaches a program to a cgroup, beside those that are there: links are always in the kernel's multi mode.
+    pub(super) fn to_cgroup(
+        program: BorrowedFd<'_>,
+        cgroup: BorrowedFd<'_>,
+        hook: Hook,
+    ) -> io::Result<Self> {
+        Self::create(program, number(cgroup), hook as u32, 0)
+    }
+
     /// Attaches a program to an interface of the agent's network namespace, before all that are there (Linux 6.6).
     pub(super) fn to_interface(
         program: BorrowedFd<'_>,
         interface: u32,
         direction: Direction,
     ) -> io::Result<Self> {
+        Self::create(program, interface, direction as u32, BEFORE_ALL)
+    }
+
+    fn create(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<Self> {
         let mut attributes = LinkCreate {
             program: number(program),
-            interface,
-            attach_type: direction as u32,
-            flags: BEFORE_ALL,
+            target,
+            attach_type,
+            flags,
             relative: 0,
             reserved: 0,
             expected_revision: 0,

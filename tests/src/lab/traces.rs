@@ -9,6 +9,7 @@ use std::{
 };
 
 use nix::unistd::Pid;
+use serde_json::Value;
 use tokio::{process::Command, time::sleep};
 
 use crate::{lab::Place, patience::stretched, require::tool};
@@ -118,6 +119,21 @@ pub async fn attached(cgroup: &Path) -> String {
             .starts_with(|first: char| first.is_ascii_digit())
     };
     text.lines().filter(is_program).collect::<Vec<_>>().join("\n")
+}
+
+/// What the pinned map has in it, as `bpftool` tells it.
+///
+/// # Panics
+/// `bpftool` failed.
+pub async fn entries_of(pin: &Path) -> Vec<Value> {
+    let output = Command::new(tool("bpftool"))
+        .args(["--json", "map", "dump", "pinned"])
+        .arg(pin)
+        .output()
+        .await
+        .expect("bpftool runs");
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("bpftool map dump {}: {error}", pin.display()))
 }
 
 fn object(line: &str) -> Option<(&'static str, u32)> {

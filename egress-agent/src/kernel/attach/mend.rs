@@ -42,15 +42,26 @@ impl Attachment {
         directory: &File,
         cgroup: u64,
     ) -> Result<Option<Repair>, AttachError> {
-        let Some(Attached { name, link, program }) = self.links.get(index) else {
+        let Some(Attached {
+            name,
+            hook,
+            link,
+            program,
+        }) = self.links.get(index)
+        else {
             return Ok(None);
         };
-        let (name, program) = (*name, *program);
+        let (name, hook, program) = (*name, *hook, *program);
         let state = link.state().map_err(pinning(name))?;
         let found = if state.target != cgroup {
-            let link = self.attach_anew(name, directory)?;
+            let link = self.attach_anew(name, hook, directory)?;
             let program = link.state().map_err(pinning(name))?.program;
-            self.links[index] = Attached { name, link, program };
+            self.links[index] = Attached {
+                name,
+                hook,
+                link,
+                program,
+            };
             "it was detached"
         } else if state.program != program {
             let ours = self
