@@ -69,6 +69,14 @@ impl Endpoint {
         Self { port, ..self }
     }
 
+    /// Whether it is the same endpoint. By words: comparing the arrays becomes a call to `memcmp`, which kernel programs do
+    /// not have.
+    #[must_use]
+    #[inline(always)]
+    pub fn is(&self, other: &Self) -> bool {
+        u128::from_be_bytes(self.address) == u128::from_be_bytes(other.address) && self.port == other.port
+    }
+
     /// The four bytes of an IPv4 address, be it from an IPv4 or an IPv6 socket.
     #[must_use]
     #[inline(always)]

@@ -25,11 +25,13 @@ pub enum Counter {
     EndsLost = 54,
     /// The kernel had no memory for one of the fence's tables: what it would have explained stays inside.
     FencesFull = 55,
+    /// The table of direct flows was full: one that nothing was enforced on went on without a record.
+    AccountsFull = 56,
 }
 
 impl Counter {
     /// Every loss counter.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::EventsLost,
         Self::WantedLost,
         Self::FlowsFull,
@@ -38,6 +40,7 @@ impl Counter {
         Self::QueriesLost,
         Self::EndsLost,
         Self::FencesFull,
+        Self::AccountsFull,
     ];
 
     /// Index in the counter array.
@@ -47,7 +50,7 @@ impl Counter {
         self as u32
     }
 
-    /// The word used in `status` and metrics.
+    /// The word used in `status`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -59,6 +62,7 @@ impl Counter {
             Self::QueriesLost => "dns_queries_lost",
             Self::EndsLost => "direct_ends_lost",
             Self::FencesFull => "fence_tables_full",
+            Self::AccountsFull => "direct_accounts_full",
         }
     }
 }

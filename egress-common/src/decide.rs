@@ -152,7 +152,8 @@ pub fn create(protocol: u32, is_raw: bool, member: Option<&Member>) -> Option<Ou
 /// A packet on its way out, as the hook of its socket's cgroup sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
-    /// Where to; the port is 0 but for UDP.
+    /// Where to; the port is 0 but for TCP and UDP. Of a TCP socket whose connect is known it is where that went: packets
+    /// come here behind the machine's own NAT.
     pub destination: Endpoint,
     /// The protocol after the network header; an IPv6 extension header is told as what it is.
     pub protocol: u32,
@@ -163,8 +164,12 @@ pub struct Packet<'a> {
     pub is_raw: bool,
     /// What is enforced on the socket's cgroup; `None` if the agent does not know it yet.
     pub member: Option<&'a Member>,
-    /// The policy that allowed the socket's connect; 0 if its connect was not decided by blocks.
+    /// The policy that allowed the socket's connect; 0 if its connect was not decided by blocks, or the socket has another
+    /// peer than the one that was decided on: a connect can still fail behind its hook, and leaves the earlier peer.
     pub policy: u32,
+    /// Of a TCP socket that was made under the programs, for a connect that was judged. Others have accepted, listen, are
+    /// older, or were only observed.
+    pub is_connecting: bool,
 }
 
 /// What to do with a packet.
@@ -200,10 +205,11 @@ pub fn packet(facts: &Packet<'_>, tables: &impl Tables) -> PacketDecision {
         }
     };
     let Some(member) = facts.member else {
-        // A TCP connect of an unknown cgroup goes to loopback, so this is somebody else's connect that was accepted.
+        // A TCP connect of an unknown cgroup goes to loopback, so this is somebody else's connect that was accepted, or the
+        // end of what was allowed before the cgroup went.
         return match transport {
-            Transport::Tcp => PacketDecision::Pass,
-            Transport::Udp => PacketDecision::Deny(Outcome::UnknownCgroup),
+            Transport::Tcp if !facts.is_connecting || facts.policy != 0 => PacketDecision::Pass,
+            Transport::Tcp | Transport::Udp => PacketDecision::Deny(Outcome::UnknownCgroup),
         };
     };
     if !member.is_enforced() || (facts.policy == member.policy && facts.policy != 0) {
@@ -211,10 +217,14 @@ pub fn packet(facts: &Packet<'_>, tables: &impl Tables) -> PacketDecision {
     }
     match transport {
         // Accepted, or opened before the enforcement: those the agent has closed.
-        Transport::Tcp if facts.policy == 0 => PacketDecision::Pass,
+        Transport::Tcp if !facts.is_connecting => PacketDecision::Pass,
         Transport::Tcp => match is_allowed(member, destination, transport, tables) {
-            Allowed::Directly => PacketDecision::Renew,
-            Allowed::ByProxy | Allowed::Not => PacketDecision::Deny(Outcome::Revoked),
+            Allowed::Directly if facts.policy != 0 => PacketDecision::Renew,
+            Allowed::Directly => PacketDecision::Pass,
+            Allowed::ByProxy | Allowed::Not if facts.policy != 0 => PacketDecision::Deny(Outcome::Revoked),
+            // A connect to 0.0.0.0 goes to the socket's own address, which IP_TRANSPARENT makes any address at all
+            // (`ip_route_connect`).
+            Allowed::ByProxy | Allowed::Not => PacketDecision::Deny(Outcome::Refused),
         },
         // Also of sockets that were connected before the enforcement.
         Transport::Udp => match is_allowed(member, destination, transport, tables) {

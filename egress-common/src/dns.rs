@@ -95,16 +95,16 @@ impl Asker {
     /// The place of `resolver`, a new one if it has none.
     #[inline(always)]
     pub fn slot_of(&mut self, resolver: &Endpoint) -> usize {
-        if equal(&self.resolvers[0], resolver) {
+        if self.resolvers[0].is(resolver) {
             return 0;
         }
-        if equal(&self.resolvers[1], resolver) {
+        if self.resolvers[1].is(resolver) {
             return 1;
         }
-        if equal(&self.resolvers[2], resolver) {
+        if self.resolvers[2].is(resolver) {
             return 2;
         }
-        if equal(&self.resolvers[3], resolver) {
+        if self.resolvers[3].is(resolver) {
             return 3;
         }
         // The mask keeps the index in bounds in a way that the verifier can follow.
@@ -187,10 +187,4 @@ pub fn place(is_v4: bool, slot: usize, port: u16) -> Endpoint {
         let port = port.wrapping_add(u16::from(distance));
         Endpoint::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], port)
     }
-}
-
-/// By words: comparing the arrays becomes a call to `memcmp`, which kernel programs do not have.
-#[inline(always)]
-fn equal(left: &Endpoint, right: &Endpoint) -> bool {
-    u128::from_be_bytes(left.octets()) == u128::from_be_bytes(right.octets()) && left.port() == right.port()
 }

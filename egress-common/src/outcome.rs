@@ -1,6 +1,6 @@
 //! What became of a connect, a packet, a connection or a request: one closed, numbered list.
 //!
-//! The kernel programs, the proxy, the access log (`rule`/`outcome` fields), the metrics labels and the manual all use
+//! The kernel programs, the proxy, the access log (`rule`/`outcome` fields), `status` and the manual all use
 //! these words. A number is never reused: a retired one stays reserved.
 
 macro_rules! outcomes {
@@ -14,7 +14,7 @@ macro_rules! outcomes {
             /// Every outcome, by number.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The word used in logs, metrics and the manual.
+            /// The word used in logs, `status` and the manual.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $label,)* }

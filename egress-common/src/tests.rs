@@ -467,6 +467,7 @@ fn packet(destination: &str, protocol: u32) -> Packet<'static> {
         is_raw: false,
         member: Some(&MEMBER),
         policy: 0,
+        is_connecting: false,
     }
 }
 
@@ -528,6 +529,7 @@ fn a_newer_policy_reaches_the_packets_of_open_flows() {
         let of_policy = |policy, destination: &str| {
             let facts = Packet {
                 policy,
+                is_connecting: true,
                 ..packet(destination, protocol)
             };
             decide::packet(&facts, &stage)
@@ -539,7 +541,24 @@ fn a_newer_policy_reaches_the_packets_of_open_flows() {
         );
         assert_eq!(of_policy(2, "203.0.113.5:9"), PacketDecision::Renew);
         assert!(matches!(of_policy(2, "192.0.2.1:9"), PacketDecision::Deny(_)));
+        assert_eq!(
+            of_policy(0, "192.0.2.1:9"),
+            PacketDecision::Deny(Outcome::Refused),
+            "a peer that no connect was judged for"
+        );
+        assert_eq!(of_policy(0, "203.0.113.5:9"), PacketDecision::Pass);
     }
+    let of_nobody = |policy| {
+        let facts = Packet {
+            member: None,
+            policy,
+            is_connecting: true,
+            ..packet("192.0.2.1:9", TCP)
+        };
+        decide::packet(&facts, &STAGE)
+    };
+    assert_eq!(of_nobody(0), PacketDecision::Deny(Outcome::UnknownCgroup));
+    assert_eq!(of_nobody(1), PacketDecision::Pass, "its cgroup has gone before its last packets");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use aya_ebpf::{helpers::bpf_get_prandom_u32, programs::SockAddrContext};
 use aya_log_ebpf::error;
 use egress_common::{
     address::Endpoint,
+    counter::Counter,
     decide::{self, Attempt, Decision},
     flow::{DIRECT, REDIRECTED},
     member::{Member, Transport},
@@ -125,7 +126,12 @@ fn direct(ctx: &SockAddrContext, facts: &Attempt<'_>, netns: u64, outcome: Outco
     flow.time = context::now();
     context::identify(&mut flow.pid, &mut flow.uid, &mut flow.command);
     flow.netns = netns;
-    account::open(flow)?;
+    match account::open(flow) {
+        Ok(()) => {}
+        // Nothing is enforced here: it goes on without an account.
+        Err(_) if flow.policy == 0 => report::count_loss(Counter::AccountsFull),
+        Err(outcome) => return Err(outcome),
+    }
     report::count(outcome);
     Ok(())
 }

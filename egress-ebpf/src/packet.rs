@@ -9,7 +9,7 @@ use aya_ebpf::{
 use egress_common::{
     address::Endpoint,
     counter::Counter,
-    decide::{self, PacketDecision, UDP},
+    decide::{self, PacketDecision, TCP, UDP},
     event::{ListenerWanted, ObservedKey},
     flow::Flow,
     outcome::Outcome,
@@ -17,13 +17,22 @@ use egress_common::{
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
-    Verdict,
+    Verdict, context,
     create::RAW,
     maps::{LISTENERS, WANTED},
     report::{self, By},
     storage,
     tables::{self, Maps},
 };
+
+/// `AF_INET6`.
+const AF_INET6: u32 = 10;
+/// `BPF_TCP_LISTEN`: packets of a connect that is being accepted come with the listener's socket.
+const LISTEN: u32 = 10;
+
+/// `ETH_P_IP` and `ETH_P_IPV6`.
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
 
 /// Bytes of a UDP header (RFC 768).
 pub const UDP_HEADER: u32 = 8;
@@ -43,27 +52,20 @@ pub fn judge(ctx: &SkBuffContext) -> Verdict {
         return Verdict::Proceed;
     };
     let flow = storage::existing(socket);
-    let mut policy = 0;
+    // SAFETY: the helper takes the context of a cgroup_skb program.
+    let cgroup = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
+    let Some(mut facts) = facts(ctx, socket, cgroup) else {
+        // Shorter than its own header, or not of the version that it is sent as: nothing that would leave.
+        return Verdict::Refuse;
+    };
     if let Some(flow) = flow {
         // SAFETY: the storage of the socket that the packet holds.
         let flow = unsafe { &mut *flow };
-        if flow.is_redirected() {
-            if flow.released == 0 {
-                return release(flow);
-            }
-        } else if flow.is_direct() {
-            policy = flow.policy;
-            if flow.protocol == UDP {
-                flow.sent = flow.sent.wrapping_add(u64::from(payload(ctx)));
-            }
+        if flow.is_redirected() && flow.released == 0 {
+            return release(flow);
         }
+        recall(ctx, socket, flow, &mut facts);
     }
-    // SAFETY: the helper takes the context of a cgroup_skb program.
-    let cgroup = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
-    let Some(facts) = facts(ctx, socket, cgroup, policy) else {
-        // Shorter than its own header: nothing that would leave.
-        return Verdict::Refuse;
-    };
     match decide::packet(&facts, &Maps { netns: 0 }) {
         PacketDecision::Pass => Verdict::Proceed,
         PacketDecision::Renew => {
@@ -81,6 +83,50 @@ pub fn judge(ctx: &SkBuffContext) -> Verdict {
         PacketDecision::Deny(outcome) => {
             told(cgroup, &facts, outcome, flow);
             Verdict::Refuse
+        }
+    }
+}
+
+/// What is known of the socket's connect.
+#[inline(always)]
+fn recall(ctx: &SkBuffContext, socket: *mut bpf_sock, flow: &mut Flow, facts: &mut decide::Packet<'_>) {
+    if facts.is_raw || facts.has_options {
+        return;
+    }
+    if facts.protocol == TCP {
+        if flow.is_direct() {
+            facts.policy = flow.policy;
+            facts.is_connecting = flow.policy != 0;
+        } else {
+            // SAFETY: a whole socket, as the verifier knows it.
+            facts.is_connecting = unsafe { (*socket).state } != LISTEN;
+        }
+        if facts.is_connecting && !facts.destination.is_loopback() {
+            facts.destination = peer(socket);
+        }
+    } else if facts.protocol == UDP && flow.is_direct() && peer(socket).is(&flow.destination) {
+        facts.policy = flow.policy;
+        flow.sent = flow.sent.wrapping_add(u64::from(payload(ctx)));
+    }
+}
+
+/// Where the kernel has the socket connected to.
+#[inline(always)]
+fn peer(socket: *mut bpf_sock) -> Endpoint {
+    // SAFETY: a whole socket, as the verifier knows it, which checks offset and width of each read. Word by word as in
+    // `context::destination_v6`.
+    unsafe {
+        let port = u16::from_be((*socket).dst_port);
+        if (*socket).family == AF_INET6 {
+            let [a, b, c, d] = [
+                (&raw const (*socket).dst_ip6[0]).read_volatile(),
+                (&raw const (*socket).dst_ip6[1]).read_volatile(),
+                (&raw const (*socket).dst_ip6[2]).read_volatile(),
+                (&raw const (*socket).dst_ip6[3]).read_volatile(),
+            ];
+            Endpoint::v6(context::join(a, b, c, d), port)
+        } else {
+            Endpoint::v4((*socket).dst_ip4.to_ne_bytes(), port)
         }
     }
 }
@@ -136,15 +182,13 @@ pub fn full_socket(ctx: &SkBuffContext) -> Option<*mut bpf_sock> {
 
 /// The packet begins with its network header. Extension headers of IPv6 are told as what they are.
 #[inline(always)]
-fn facts(
-    ctx: &SkBuffContext,
-    socket: *mut bpf_sock,
-    cgroup: u64,
-    policy: u32,
-) -> Option<decide::Packet<'static>> {
+fn facts(ctx: &SkBuffContext, socket: *mut bpf_sock, cgroup: u64) -> Option<decide::Packet<'static>> {
     let version: u8 = ctx.load(0).ok()?;
-    let (destination, protocol, has_options, begin) = match version >> 4 {
-        4 => {
+    // SAFETY: the kernel hands out a valid context.
+    let sent_as = u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16);
+    // Who writes the header of a raw socket's packet could write another version's, whose addresses lie elsewhere.
+    let (destination, protocol, has_options, begin) = match (version >> 4, sent_as) {
+        (4, ETH_P_IP) => {
             let header: Ipv4Hdr = ctx.load(0).ok()?;
             (
                 Endpoint::v4(header.dst_addr, 0),
@@ -153,7 +197,7 @@ fn facts(
                 u32::from(version & 0xf) * 4,
             )
         }
-        6 => {
+        (6, ETH_P_IPV6) => {
             let header: Ipv6Hdr = ctx.load(0).ok()?;
             (
                 Endpoint::v6(header.dst_addr, 0),
@@ -164,7 +208,7 @@ fn facts(
         }
         _ => return None,
     };
-    let destination = if protocol == UDP {
+    let destination = if protocol == UDP || protocol == TCP {
         let port: [u8; 2] = ctx.load(begin as usize + 2).ok()?;
         destination.with_port(u16::from_be_bytes(port))
     } else {
@@ -177,7 +221,8 @@ fn facts(
         // SAFETY: a whole socket, as the verifier knows it.
         is_raw: unsafe { (*socket).type_ } == RAW,
         member: tables::member(cgroup),
-        policy,
+        policy: 0,
+        is_connecting: false,
     })
 }
 

@@ -19,6 +19,7 @@ promises![
     datagrams_to_an_allowed_block_pass_both_ways,
     many_refusals_are_few_lines_with_their_number,
     audit_lets_every_port_pass_and_says_what_would_have_been,
+    an_open_direct_connection_lives_on_as_long_as_a_rule_allows_it,
     an_open_direct_connection_ends_when_its_rule_goes,
     a_connection_from_before_the_enforcement_is_closed_and_an_accepted_one_lives,
     direct_connections_are_judged_and_logged_while_no_agent_lives,
@@ -341,6 +342,51 @@ async fn an_open_direct_connection_ends_when_its_rule_goes() {
             })
         })
         .await;
+}
+
+/// Judged again by its packets, which the machine's own NAT has rewritten by then.
+async fn an_open_direct_connection_lives_on_as_long_as_a_rule_allows_it() {
+    let world = World::new().await;
+    let second = world.another_client("second", 3).await;
+    let _origin = world
+        .raw("good.test", 5432, async |mut connection| {
+            for _ in 0..2 {
+                connection.read_exact(1).await?;
+                connection.send(b"!").await?;
+            }
+            Ok(())
+        })
+        .await;
+    world.file("policies/block.yaml", &block_of("team-a"));
+    let daemon = Daemon::start(&world, "").await;
+    let marker = world.path("go");
+    let speaks = format!(
+        "
+import os, socket, time
+s = socket.create_connection(('198.51.100.10', 5432), 10)
+s.sendall(b'?')
+print('first', s.recv(1).decode(), flush=True)
+while not os.path.exists({:?}): time.sleep(0.05)
+s.sendall(b'?')
+print('second', s.recv(1).decode(), flush=True)
+",
+        marker.display().to_string()
+    );
+    let cgroup = daemon.tree.join("a");
+    let client = world.start_in(&second, &cgroup, &python(&world, "speaks", &speaks));
+    client.says("first !").await;
+    let wider = block_of("team-a").replace("{port: 5432}", "{port: 5432}, {port: 5433}");
+    world.file("policies/block.yaml", &wider);
+    daemon
+        .eventually("the wider policy is in force", async || {
+            let tried = daemon
+                .run("a", &second, &tries(&world, &["tcp('198.51.100.10', 5433)"]))
+                .await;
+            tried.text() == "ECONNREFUSED\n"
+        })
+        .await;
+    world.file("go", "");
+    client.says("second !").await;
 }
 
 async fn a_connection_from_before_the_enforcement_is_closed_and_an_accepted_one_lives() {

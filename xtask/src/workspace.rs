@@ -34,6 +34,14 @@ pub(crate) fn tools() -> PathBuf {
 pub(crate) fn cargo(verb: &str) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.arg(verb).current_dir(root());
+    // What cargo has told xtask of itself. ring's build script asks for them (`rerun-if-env-changed`), so ring and all that
+    // stands on it would be compiled again after each cargo that was run by hand, and after each that xtask ran.
+    for (name, _) in env::vars_os() {
+        let is_ours = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        if name.to_str().is_some_and(is_ours) {
+            cargo.env_remove(name);
+        }
+    }
     cargo
 }
 

@@ -33,7 +33,7 @@ spec:
   egress:
   - to: [{domain: rebind.test}]
   - to: [{cidr: 203.0.113.0/25}]
-    ports: [{port: 5432}]
+    ports: [{port: 5432}, {port: 123, protocol: UDP}]
 ";
 
 /// Addresses with a meaning of their own lead to the origins like all others.

@@ -234,9 +234,9 @@ impl Told {
         match (self.protocol, self.number) {
             _ if !self.is_plain => false,
             (6 | 17, 53) => is_name_server,
-            // The agent's upstream connections to allowed names, and the one block that a rule allows.
+            // The agent's upstream connections to allowed names, and the block that a rule allows.
             (6, 80 | 443) => ["198.51.100.10", "2001:db8:1::10"].contains(&to.as_str()),
-            (6, 5432) => to
+            (6, 5432) | (17, 123) => to
                 .strip_prefix("203.0.113.")
                 .and_then(|last| last.parse::<u8>().ok())
                 .is_some_and(|last| last < 128),
