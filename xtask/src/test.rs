@@ -15,13 +15,17 @@ use crate::{
     build,
     cluster::{self, Outcome},
     setup::{self, Purpose},
-    workspace,
+    vm, workspace,
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Only tests whose names contain one of these
     filters: Vec<String>,
+
+    /// Those on other kernels too (`cargo xtask vm`)
+    #[arg(long)]
+    kernels: bool,
 
     /// Those on a Kubernetes of two nodes too (`cargo xtask cluster test`)
     #[arg(long)]
@@ -51,6 +55,12 @@ pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
         println!("(filtered: tests/required.txt is not checked)");
     }
     let mut tally = units.with(kernel);
+    if arguments.kernels {
+        println!("== tests on other kernels");
+        let (ran, further) = vm::all_kernels()?;
+        tally = tally.with(ran);
+        complaints.extend(further);
+    }
     if arguments.cluster {
         println!("== tests on a cluster");
         match cluster::all()? {

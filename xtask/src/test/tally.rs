@@ -67,6 +67,11 @@ impl Tally {
         }
     }
 
+    /// One that ended elsewhere.
+    pub(crate) fn add(&mut self, name: String, ending: Ending) {
+        self.tests.push((name, ending));
+    }
+
     /// These and the other's.
     pub(super) fn with(mut self, other: Self) -> Self {
         self.tests.extend(other.tests);
@@ -102,7 +107,7 @@ impl Tally {
     }
 
     /// Something ran, and nothing failed.
-    pub(super) fn is_success(&self) -> bool {
+    pub(crate) fn is_success(&self) -> bool {
         self.count(Ending::Passed) > 0 && self.count(Ending::Failed) == 0
     }
 
