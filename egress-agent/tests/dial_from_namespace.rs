@@ -104,6 +104,7 @@ impl Place {
             netns: self.netns.clone(),
             source: source.map(|source| source.parse().unwrap()),
             device,
+            user: None,
         }
     }
 

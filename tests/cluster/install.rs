@@ -79,8 +79,8 @@ async fn the_agent_has_no_more_privileges_than_it_is_given() {
         line.trim().to_owned()
     };
     let has = u64::from_str_radix(&field("CapEff:"), 16).expect("a mask");
-    // NET_ADMIN 12, SYS_PTRACE 19, SYS_ADMIN 21, PERFMON 38, BPF 39: capability.h.
-    let given = [12, 19, 21, 38, 39]
+    // SETUID 7, NET_ADMIN 12, SYS_PTRACE 19, SYS_ADMIN 21, PERFMON 38, BPF 39: capability.h.
+    let given = [7, 12, 19, 21, 38, 39]
         .iter()
         .fold(0, |mask, bit| mask | 1_u64 << bit);
     assert_eq!(has & !given, 0, "{has:x}");

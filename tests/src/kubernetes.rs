@@ -248,6 +248,8 @@ pub struct Pod {
     pub labels: Value,
     /// Its annotations.
     pub annotations: Value,
+    /// Its containers; the first one is `main`.
+    pub containers: Value,
 }
 
 impl Pod {
@@ -260,6 +262,7 @@ impl Pod {
             name: name.to_owned(),
             labels: json!({"app": name}),
             annotations: json!({}),
+            containers: json!([{"name": "main"}]),
         }
     }
 
@@ -280,7 +283,7 @@ impl Pod {
                 "uid": self.uid, "namespace": self.namespace, "name": self.name,
                 "labels": self.labels, "annotations": self.annotations
             },
-            "spec": {"nodeName": NODE, "serviceAccountName": "runner", "containers": [{"name": "main"}]},
+            "spec": {"nodeName": NODE, "serviceAccountName": "runner", "containers": self.containers},
             "status": {"containerStatuses": [{
                 "name": "main", "containerID": format!("containerd://{}", self.container_id()),
                 "image": "", "imageID": "", "ready": true, "restartCount": 0

@@ -4,7 +4,7 @@
 use std::{fs, path::Path, time::Instant};
 
 use egress_tests::{
-    clients::{Client, curl, raw, shell},
+    clients::{Client, curl, python, raw, shell},
     daemon::{both, policy},
     hello::Hello,
     kubernetes::{ApiServer, Node, Pod},
@@ -19,6 +19,7 @@ use serde_json::json;
 promises![
     a_pod_is_judged_by_its_namespaces_policies_and_logged_by_name,
     a_pod_on_the_hosts_network_is_judged_too,
+    a_pod_of_a_service_mesh_is_served_past_its_sidecar,
     a_pod_that_the_api_server_tells_late_waits_for_its_verdict,
     a_pod_that_nobody_knows_is_refused,
     exempt_pods_are_left_alone_and_others_cannot_exempt_themselves,
@@ -94,6 +95,46 @@ async fn a_pod_on_the_hosts_network_is_judged_too() {
     // The agent's own namespace.
     assert_eq!(codes(&node, &world, &pod, &world.client).await, "200,403,");
 
+    assert_eq!(good.requests().await.len(), 1);
+}
+
+/// The sidecar is sent all that leaves the pod, but for what it sends itself. Sent the agent's connections, it would connect
+/// to where they go, which is redirected to the agent, and so on.
+async fn a_pod_of_a_service_mesh_is_served_past_its_sidecar() {
+    let (world, place, server) = cluster().await;
+    let good = world.http("good.test").await;
+    let _other = world.http("other.test").await;
+    let mut pod = Pod::new(1, "team-a", "meshed");
+    pod.containers = json!([{"name": "main"}, {"name": "istio-proxy", "securityContext": {"runAsUser": 4242}}]);
+    server.pod(&pod);
+    let node = Node::start(&world, "").await;
+    let outside = world.cgroup.child("mesh");
+    let rules = "iptables -t nat -A OUTPUT -p tcp -o lo -j RETURN && \
+        iptables -t nat -A OUTPUT -p tcp -m owner --uid-owner 4242 -j RETURN && \
+        iptables -t nat -A OUTPUT -p tcp -j REDIRECT --to-ports 15001";
+    world
+        .start_in(&place, &outside, &shell(rules))
+        .finish()
+        .await
+        .succeeded();
+    let sidecar = "
+import socket
+with socket.create_server(('0.0.0.0', 15001)) as server:
+    print('serving', flush=True)
+    while True:
+        server.accept()[0].close()
+        print('seen', flush=True)
+";
+    let sidecar = node.start_client(&pod, &place, &python(&world, "sidecar", sidecar));
+    sidecar.says("serving").await;
+    // The rules work: another connection of the machine's goes there.
+    let visits = curl(&world).words("--ipv4 http://198.51.100.10/");
+    world.start_in(&place, &outside, &visits).finish().await.failed();
+    sidecar.says("seen").await;
+
+    assert_eq!(codes(&node, &world, &pod, &place).await, "200,403,");
+
+    assert_eq!(sidecar.stdout().matches("seen").count(), 1, "{}", sidecar.stdout());
     assert_eq!(good.requests().await.len(), 1);
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::{
-    api::core::v1::{ContainerStatus, Pod as Object, PodStatus},
+    api::core::v1::{ContainerStatus, Pod as Object, PodSpec, PodStatus},
     jiff::Timestamp,
 };
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,9 @@ pub const EXEMPT_ANNOTATION: &str = "egress-enforcer.io/exempt";
 /// to the pod itself.
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 const HASH_ANNOTATION: &str = "kubernetes.io/config.hash";
+
+/// The containers of service meshes, and the users that they run as if the pod does not say: Istio's and Linkerd's.
+const SIDECARS: [(&str, u32); 2] = [("istio-proxy", 1337), ("linkerd-proxy", 2102)];
 
 /// A pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +39,9 @@ pub(super) struct Pod {
     pub(super) containers: BTreeMap<String, String>,
     /// It asks to be left alone.
     pub(super) wants_exemption: bool,
+    /// The user of a mesh's sidecar in it. Whatever is told here decides nothing but who is the owner of a socket.
+    #[serde(default)]
+    pub(super) sidecar: Option<u32>,
 }
 
 /// The API server sent a pod that lacks what all pods have.
@@ -66,6 +72,7 @@ impl Pod {
             addresses: object.status.as_ref().map(addresses).unwrap_or_default(),
             containers: object.status.as_ref().map(containers).unwrap_or_default(),
             wants_exemption: annotation(EXEMPT_ANNOTATION) == Some("true"),
+            sidecar: sidecar(spec),
         })
     }
 }
@@ -73,6 +80,20 @@ impl Pod {
 /// The UID of a pod.
 pub(super) fn uid_of(object: &Object) -> Option<PodUid> {
     object.metadata.uid.as_ref()?.parse().ok()
+}
+
+/// Sidecars may be init containers that stay (Kubernetes 1.28).
+fn sidecar(spec: &PodSpec) -> Option<u32> {
+    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    all.filter_map(|container| {
+        let (_, usual) = SIDECARS.iter().find(|(name, _)| *name == container.name)?;
+        let told = container
+            .security_context
+            .as_ref()
+            .and_then(|context| context.run_as_user);
+        told.map_or(Some(*usual), |user| user.try_into().ok())
+    })
+    .next()
 }
 
 fn addresses(status: &PodStatus) -> Vec<IpAddr> {
@@ -144,6 +165,27 @@ pub(super) mod tests {
             .collect();
         assert_eq!(containers, ["aa=init", "bb=main", "cc=debug"]);
         assert!(pod.host_network && pod.wants_exemption && pod.hash.is_none());
+    }
+
+    #[test]
+    fn a_meshs_sidecar_is_known_by_its_name() {
+        let read = |spec: serde_json::Value| {
+            let object = object(json!({
+                "metadata": {"uid": "0ac9f8a1-6d51-4a3f-9a8b-2f3c1d9e7b55", "namespace": "a", "name": "b"}, "spec": spec
+            }));
+            Pod::read(&object).unwrap().sidecar
+        };
+        let istio = json!({"name": "istio-proxy", "securityContext": {"runAsUser": 4242}});
+        assert_eq!(
+            read(json!({"containers": [{"name": "web"}, istio]})),
+            Some(4242)
+        );
+        let linkerd = json!({"name": "linkerd-proxy", "restartPolicy": "Always"});
+        assert_eq!(
+            read(json!({"containers": [{"name": "web"}], "initContainers": [linkerd]})),
+            Some(2102)
+        );
+        assert_eq!(read(json!({"containers": [{"name": "web"}]})), None);
     }
 
     #[test]

@@ -315,6 +315,7 @@ impl PodIndex {
                 addresses: pod.addresses.clone(),
                 host_network: pod.host_network,
                 is_exempt: self.exemptions.cover(pod),
+                sidecar: pod.sidecar,
             }),
         }))
     }

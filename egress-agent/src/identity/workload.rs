@@ -38,6 +38,8 @@ pub struct PodFacts {
     pub host_network: bool,
     /// The configuration leaves it alone.
     pub is_exempt: bool,
+    /// The user of a service mesh's sidecar in it, whose sockets the pod's own packet filter does not send to the sidecar.
+    pub sidecar: Option<u32>,
 }
 
 impl PodFacts {
@@ -51,6 +53,7 @@ impl PodFacts {
             addresses: Vec::new(),
             host_network: false,
             is_exempt,
+            sidecar: None,
         }
     }
 }

@@ -87,6 +87,9 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// The device that the workload had bound (SO_BINDTODEVICE), if it had.
     pub device: Option<u32>,
+    /// As which user, if not as the agent itself: where a service mesh has a sidecar, a connection of anybody else would be
+    /// sent to that, whose own connection comes back to the agent.
+    pub user: Option<u32>,
 }
 
 impl Connection {

@@ -139,6 +139,7 @@ impl Site {
             Via::Connect
         };
         let bound = (!peer.ip().is_loopback()).then(|| peer.ip());
+        let sidecar = workload.pod.as_ref().and_then(|pod| pod.sidecar);
         let connection = Connection {
             services: Arc::clone(services),
             accepted,
@@ -157,6 +158,7 @@ impl Site {
                 netns: self.netns.clone(),
                 source: bound,
                 device: (flow.device != 0).then_some(flow.device),
+                user: sidecar,
             },
         };
         Ok(Explained { connection, is_known })

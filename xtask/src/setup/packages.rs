@@ -103,6 +103,7 @@ const PROGRAMS: [Program; 35] = [
     program("readelf", Purpose::Image, &["binutils"], "binutils"),
     // kube-proxy's.
     program("iptables", Purpose::Cluster, &["iptables"], "iptables-nft"),
+    program("iptables", Purpose::Test, &["iptables"], "iptables-nft"),
     program("conntrack", Purpose::Cluster, &["conntrack"], "conntrack-tools"),
     program("openssl", Purpose::Cluster, &["openssl"], "openssl"),
     program("tar", Purpose::Cluster, &["tar"], "tar"),

@@ -91,6 +91,7 @@ fn here() -> Route {
         netns: Netns::current().unwrap(),
         source: None,
         device: None,
+        user: None,
     }
 }
 

@@ -278,6 +278,7 @@ fn route() -> Route {
         netns: Netns::current().unwrap(),
         source: None,
         device: None,
+        user: None,
     }
 }
 
