@@ -171,10 +171,7 @@ impl Enforcer {
                 held = self.held.next() => self.sites.answer_held(held?, &self.workers, &self.identities),
                 () = &mut stop => return Ok(Served::Stopped),
                 Some(update) = updates.recv() => self.update(update),
-                asked = self.control.accept() => {
-                    let status = self.status();
-                    control::answer(asked, &status).await;
-                }
+                asked = self.control.accept() => control::answer(asked, |question| self.tell(question)).await,
                 asked = self.control.successor() => if let Some(channel) = self.hand_over(asked) {
                     return Ok(Served::HandedOver(channel));
                 },
