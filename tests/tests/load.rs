@@ -18,6 +18,7 @@ use serde_json::Value;
 promises![
     a_workload_with_too_many_connections_is_refused_and_others_are_not,
     without_descriptors_connections_are_refused_and_the_agent_lives_on,
+    without_descriptors_for_its_listeners_a_namespace_is_held_and_not_refused,
     ten_thousand_half_open_clients_cost_bounded_memory,
     nothing_passes_unlogged_if_the_configuration_says_so,
 ];
@@ -130,10 +131,53 @@ async fn without_descriptors_connections_are_refused_and_the_agent_lives_on() {
     daemon.stop().await.succeeded();
 }
 
+/// Some are free, so that the agent comes more or less far: what it has told the kernel by then must not stay.
+async fn without_descriptors_for_its_listeners_a_namespace_is_held_and_not_refused() {
+    let (world, second) = world().await;
+    let third = world.another_client("third", 4).await;
+    let _good = world.http("good.test").await;
+    let daemon = Daemon::start(&world, "").await;
+    assert_eq!(daemon.codes("a", &second).await, "200,403,");
+    let pid = daemon.running.pid();
+    let address = world.sockets("good.test", 80)[0];
+    let connect = curl(&world).words(&format!(
+        "--max-time 0.7 --resolve good.test:80:{} http://good.test/",
+        address.ip()
+    ));
+    for free in (8..40).step_by(4) {
+        let mut used: Vec<usize> = fs::read_dir(format!("/proc/{pid}/fd"))
+            .expect("the daemon lives")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        used.sort_unstable();
+        // The numbers below the limit count, and there may be gaps.
+        let most = (free..)
+            .find(|most| most - used.iter().filter(|number| *number < most).count() == free)
+            .unwrap_or_default();
+        limit_descriptors_softly(pid.as_raw(), most, 4096).await;
+        let first = daemon.run("a", &third, &connect).await;
+        if first.code() == 0 {
+            assert!(free > 20, "{free} are too few for listeners");
+            limit_descriptors_softly(pid.as_raw(), 4096, 4096).await;
+            daemon.stop().await.succeeded();
+            return;
+        }
+        // 28: its time was up, and not 7, that it was refused.
+        assert_eq!(first.code(), 28, "{free} free: {}", first.stderr);
+        let next = daemon.run("a", &third, &connect).await;
+        assert_eq!(next.code(), 28, "{free} free, the next one: {}", next.stderr);
+    }
+    panic!("the namespace was never served");
+}
+
 async fn limit_descriptors(pid: i32, most: usize) {
+    limit_descriptors_softly(pid, most, most).await;
+}
+
+async fn limit_descriptors_softly(pid: i32, most: usize, hard: usize) {
     let status = tokio::process::Command::new(tool("prlimit"))
         .arg(format!("--pid={pid}"))
-        .arg(format!("--nofile={most}:{most}"))
+        .arg(format!("--nofile={most}:{hard}"))
         .status()
         .await
         .expect("prlimit runs");

@@ -323,9 +323,11 @@ impl Sites {
     /// Accepts again after [`Self::pause`].
     ///
     /// # Errors
-    /// A worker does not take a listener.
+    /// A worker does not take a listener, or the kernel's table no entry.
     pub(super) fn resume(&mut self, workers: &Workers) -> io::Result<()> {
         for open in self.open.values_mut() {
+            // The successor may have withdrawn what it could not serve.
+            open.site.publish_again()?;
             let (stop, stopped) = watch::channel(Stop::NotYet);
             workers.serve(
                 duplicates(&open.listeners)?,
@@ -346,9 +348,15 @@ impl Sites {
     fn serve(&mut self, netns: Netns, bound: Bound, workers: &Workers) -> io::Result<()> {
         let (cookie, inode, keep) = (netns.cookie(), netns.inode()?, netns.is_home());
         let table = Arc::clone(&self.table);
+        // Descriptors may be what is lacking: before the kernel is told of listeners that nobody would serve.
+        let (served, named) = (duplicates(&bound.listeners)?, listener::duplicate_places(&bound.datagrams)?);
         let site = Arc::new(Site::publish(netns, bound.table, bound.datagrams, table)?);
         let (stop, stopped) = watch::channel(Stop::NotYet);
-        workers.serve(duplicates(&bound.listeners)?, site.duplicates()?, &site, &stopped)?;
+        if let Err(error) = workers.serve(served, named, &site, &stopped) {
+            // Else connects would be sent to ports that are closed in a moment, and nobody would ask for others.
+            site.withdraw();
+            return Err(error);
+        }
         self.open.insert(
             cookie,
             OpenSite {

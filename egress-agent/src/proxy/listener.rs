@@ -98,6 +98,17 @@ fn bind_name_service(bound: &mut Bound) -> io::Result<()> {
     Ok(())
 }
 
+/// The sockets of a name service, to be served: the originals stay.
+///
+/// # Errors
+/// No descriptor is free.
+pub fn duplicate_places(places: &[(usize, UdpSocket)]) -> io::Result<Vec<(usize, UdpSocket)>> {
+    places
+        .iter()
+        .map(|(slot, socket)| Ok((*slot, socket.try_clone()?)))
+        .collect()
+}
+
 /// The port, or the first of the ports.
 fn bind_places(is_v4: bool, datagrams: &mut Vec<(usize, UdpSocket)>) -> io::Result<u16> {
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);

@@ -4,7 +4,10 @@ use std::{
     cell::RefCell,
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -28,6 +31,8 @@ pub struct Site {
     /// What the kernel was told last.
     table: Mutex<Listeners>,
     published: Arc<Mutex<ListenerTable>>,
+    /// Changed by who has the lock of `published`: what was withdrawn must not be published by a connection that came before.
+    is_published: AtomicBool,
     /// The name service's sockets by their places, for answers to what came by another way.
     places: Vec<(usize, UdpSocket)>,
 }
@@ -81,13 +86,28 @@ impl Site {
             netns,
             table: Mutex::new(table),
             published,
+            is_published: AtomicBool::new(true),
             places,
         })
+    }
+
+    /// Publishes them again, where somebody else may have withdrawn them.
+    ///
+    /// # Errors
+    /// The kernel's table is full.
+    pub fn publish_again(&self) -> io::Result<()> {
+        // In the order of `source_for`.
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        published.publish(self.netns.cookie(), *table)?;
+        self.is_published.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Withdraws them: further connects of this namespace are held.
     pub fn withdraw(&self) {
         let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_published.store(false, Ordering::Relaxed);
         if let Err(error) = published.withdraw(self.netns.cookie()) {
             tracing::warn!(%error, "cannot withdraw a namespace's listeners");
         }
@@ -188,10 +208,7 @@ impl Site {
     /// # Errors
     /// No descriptor is free.
     pub fn duplicates(&self) -> io::Result<Vec<(usize, UdpSocket)>> {
-        let places = self.places.iter();
-        places
-            .map(|(slot, socket)| Ok((*slot, socket.try_clone()?)))
-            .collect()
+        listener::duplicate_places(&self.places)
     }
 
     /// Sends `reply` from the place `slot` of the name service.
@@ -243,6 +260,9 @@ impl Site {
         };
         if let Some(changed) = listener::with_source(&table, source) {
             let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+            if !self.is_published.load(Ordering::Relaxed) {
+                return source;
+            }
             match published.publish(self.netns.cookie(), changed) {
                 Ok(()) => *table = changed,
                 Err(error) => tracing::warn!(%error, "getsockname will show an old address"),
