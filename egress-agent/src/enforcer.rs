@@ -3,6 +3,7 @@
 
 mod census;
 mod control;
+mod failures;
 mod fences;
 mod handover;
 mod ledger;
