@@ -30,6 +30,9 @@ use crate::{
 /// The ports that are redirected unless the configuration says otherwise.
 pub const DEFAULT_PORTS: [u16; 2] = [80, 443];
 
+/// Longest time for open connections to end in, in seconds: a day. Who waits longer does not mean to stop.
+const LONGEST_DRAIN: u64 = 24 * 3600;
+
 /// A configuration that is larger is none.
 const MOST_BYTES: u64 = 1 << 20;
 
@@ -236,6 +239,12 @@ impl Config {
         if !(1..=60_000).contains(&self.limits.silence_milliseconds) {
             return Err("limits.silenceMilliseconds: 1 to 60000 are allowed".to_owned());
         }
+        if !(1..=10_000).contains(&self.limits.h2_streams) {
+            return Err("limits.h2Streams: 1 to 10000 are allowed".to_owned());
+        }
+        if self.drain_seconds > LONGEST_DRAIN {
+            return Err(format!("drainSeconds: 0 to {LONGEST_DRAIN} are allowed"));
+        }
         if self.limits.connections_per_workload == 0 {
             return Err("limits.connectionsPerWorkload: at least 1 is needed".to_owned());
         }
@@ -399,6 +408,10 @@ mod tests {
             ("limits: {headBytes: 1}", "1024"),
             ("limits: {idleSeconds: 0}", "604800"),
             ("limits: {connectionsPerWorkload: 0}", "at least 1"),
+            ("limits: {h2Streams: 0}", "1 to 10000"),
+            ("limits: {h2Streams: 10001}", "1 to 10000"),
+            ("drainSeconds: 86401", "drainSeconds: 0 to 86400"),
+            ("drainSeconds: 18446744073709551615", "drainSeconds: 0 to 86400"),
             ("onLogFailure: ignore", "deny"),
             ("limits: {silenceMilliseconds: 0}", "60000"),
             (
