@@ -242,8 +242,9 @@ impl Enforcer {
         Ok((attachment, instance))
     }
 
-    /// After a hand-over: lets open connections end by themselves within `grace`, or until `stop` is ready, and removes
-    /// nothing. New policies reach them still. Tells whether it was stopped.
+    /// After a hand-over: lets open connections end by themselves within `grace`, and removes nothing. New policies reach
+    /// them still. `stop` returns each time it is asked to stop: the first time changes nothing, because this is how an
+    /// update ends every agent that has handed over; the second time nobody waits any longer. Tells whether it was stopped.
     ///
     /// # Errors
     /// A worker failed.
@@ -252,7 +253,7 @@ impl Enforcer {
         grace: Duration,
         successor: Channel,
         updates: &mut mpsc::Receiver<Update>,
-        mut stop: Pin<&mut impl Future<Output = ()>>,
+        stop: &mut impl AsyncFnMut(),
     ) -> anyhow::Result<bool> {
         self.drain.start(grace);
         self.sites.close_all();
@@ -260,25 +261,28 @@ impl Enforcer {
         drop((self.instance, self.attachment, self.control, self.wanted));
         let workers = self.workers;
         let mut joined = tokio::task::spawn_blocking(move || workers.join());
-        let is_stopped = loop {
+        let mut stops = 0;
+        let mut stopping = Box::pin(stop());
+        loop {
             tokio::select! {
-                joined = &mut joined => {
-                    joined.context("a worker failed")?;
-                    break false;
-                }
+                joined = &mut joined => break joined.context("a worker failed")?,
                 Some(update) = updates.recv() => if let Update::Policies(set) = update {
                     self.services.policy.replace(Arc::new(*set));
                 },
-                () = &mut stop => {
-                    self.drain.start(Duration::ZERO);
-                    joined.await.context("a worker failed")?;
-                    break true;
+                () = &mut stopping => {
+                    drop(stopping);
+                    stops += 1;
+                    if stops > 1 {
+                        self.drain.start(Duration::ZERO);
+                    }
+                    stopping = Box::pin(stop());
                 }
             }
-        };
+        }
+        drop(stopping);
         close(&self.services.log);
         drop(successor);
-        Ok(is_stopped)
+        Ok(stops > 0)
     }
 
     fn update(&mut self, update: Update) {
