@@ -429,20 +429,17 @@ impl Enforcer {
 
     /// Looks after links and pins: another program with the right to do so may detach or remove them at any time.
     fn mend(&mut self) {
-        let error = match self.attachment.mend() {
-            Ok(repairs) => {
-                for Repair { name, found } in repairs {
-                    tracing::error!(
-                        name,
-                        found,
-                        "somebody has interfered with the enforcement: repaired"
-                    );
-                    self.repairs += 1;
-                }
-                None
-            }
-            Err(error) => Some(format!("{error:#}")),
-        };
+        let mut repairs = Vec::new();
+        let mended = self.attachment.mend(&mut repairs);
+        for Repair { name, found } in repairs {
+            tracing::error!(
+                name,
+                found,
+                "somebody has interfered with the enforcement: repaired"
+            );
+            self.repairs += 1;
+        }
+        let error = mended.err().map(|error| format!("{error:#}"));
         if error != self.repair_error {
             match &error {
                 Some(error) => tracing::error!(%error, "the enforcement is damaged and cannot be repaired"),
