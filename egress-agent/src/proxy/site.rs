@@ -125,8 +125,8 @@ impl Site {
         *self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Explains a connection from `peer` that was accepted at `listener`: takes its flow and names its workload. Waits, for
-    /// a while, for a pod that is not known yet.
+    /// Explains a connection from `peer` that was accepted at `listener`: takes its flow and names its workload. If it may
+    /// wait, it does for a while for a pod that is not known yet.
     ///
     /// # Errors
     /// There is no explanation; the connection must be closed.
@@ -137,6 +137,7 @@ impl Site {
         flows: &RefCell<FlowTable>,
         identities: &Arc<Identities>,
         services: &Arc<Services>,
+        may_wait: bool,
     ) -> Result<Explained, Unexplained> {
         let taken = flows.borrow_mut().take(self.netns.cookie(), peer, listener);
         let flow = match taken {
@@ -148,7 +149,11 @@ impl Site {
             }
         };
         let (accepted, accepted_at) = (Instant::now(), jiff::Timestamp::now());
-        let found = identities.find(flow.cgroup).await;
+        let found = if may_wait {
+            identities.find(flow.cgroup).await
+        } else {
+            identities.of(flow.cgroup)
+        };
         let is_known = found.is_some();
         let workload = found.unwrap_or_else(|| Arc::new(identities.stranger(flow.cgroup)));
         let foreign = is_foreign(flow.birth_cgroup, flow.cgroup, &workload, identities);

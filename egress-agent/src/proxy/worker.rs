@@ -351,7 +351,8 @@ async fn accept(
     }
 }
 
-/// Serves a connection to its end. Without a tally there is no room for it, and it is refused.
+/// Serves a connection to its end. Without a tally there is no room for it, and it is refused at once, whoever it is of: its
+/// listener accepts nothing meanwhile.
 async fn converse(
     stream: TcpStream,
     peer: SocketAddr,
@@ -365,8 +366,15 @@ async fn converse(
     let explained = match stream.local_addr() {
         Ok(listener) => {
             let (flows, identities) = (&tables.flows, &context.identities);
-            site.explain(peer, listener, flows, identities, &context.services)
-                .await
+            site.explain(
+                peer,
+                listener,
+                flows,
+                identities,
+                &context.services,
+                tally.is_some(),
+            )
+            .await
         }
         // Reset already: there is nothing left to explain.
         Err(_) => Err(Unexplained::NoFlow),
@@ -375,10 +383,7 @@ async fn converse(
     // A tunnel may live for hours: it keeps neither the table nor the listener's context.
     drop((tables, site, context));
     let connection = match explained {
-        Ok(Explained {
-            connection,
-            is_known: true,
-        }) => connection,
+        Ok(Explained { connection, is_known }) if is_known || tally.is_none() => connection,
         Ok(Explained { connection, .. }) => {
             counts.unknown_workload.fetch_add(1, Ordering::Relaxed);
             return lanes::unknown_workload(&connection, stream);
