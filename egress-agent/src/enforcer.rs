@@ -55,6 +55,9 @@ const REPORT_PERIOD: Duration = Duration::from_millis(250);
 /// How often what nobody uses any more is looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(10);
 
+/// How often policies that did not fit are tried again at least.
+const TRY_PERIOD: Duration = Duration::from_secs(60);
+
 /// How often links and pins are looked at. The kernel tells nobody when one is detached or removed.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
 
@@ -149,7 +152,19 @@ pub struct Enforcer {
     /// Why something cannot be put right now.
     repair_error: Option<String>,
     policy_error: Option<String>,
+    /// The newest policies, if they are not in force because they did not fit: what was in force before takes room for some
+    /// seconds more.
+    refused: Option<Refused>,
     services: Arc<Services>,
+}
+
+/// Policies that did not fit.
+#[derive(Debug)]
+struct Refused {
+    set: Arc<PolicySet>,
+    /// What is wrong with files that are not among them.
+    file_errors: Option<String>,
+    tried: Instant,
 }
 
 impl Enforcer {
@@ -286,35 +301,61 @@ impl Enforcer {
     }
 
     fn update(&mut self, update: Update) {
-        self.policy_error = match update {
+        match update {
             Update::Policies(set) => {
                 let file_errors = set.origin().file_errors.clone();
-                match self.apply(*set) {
-                    // What the API server has changed is in force; the files are as broken as before, and that is logged.
-                    Ok(()) => return self.policy_error = file_errors,
-                    Err(error) => Some(format!("{error:#}")),
-                }
+                self.take_in(Arc::new(*set), file_errors);
             }
             // Whoever read them has logged it.
-            Update::BrokenPolicies(problem) => return self.policy_error = Some(problem),
-        };
-        if let Some(problem) = &self.policy_error {
-            tracing::error!(problem, "new policies are not in force, the last good ones stay");
+            Update::BrokenPolicies(problem) => {
+                if let Some(refused) = &mut self.refused {
+                    refused.file_errors = Some(problem.clone());
+                }
+                self.policy_error = Some(problem);
+            }
+        }
+    }
+
+    fn take_in(&mut self, set: Arc<PolicySet>, file_errors: Option<String>) {
+        self.refused = None;
+        match self.apply(&set) {
+            // What the API server has changed is in force; the files are as broken as before, and that is logged.
+            Ok(()) => self.policy_error = file_errors,
+            Err(error) => {
+                let problem = format!("{error:#}");
+                if self.policy_error.as_ref() != Some(&problem) {
+                    tracing::error!(problem, "new policies are not in force, the last good ones stay");
+                }
+                self.policy_error = Some(problem);
+                self.refused = Some(Refused {
+                    set,
+                    file_errors,
+                    tried: Instant::now(),
+                });
+            }
+        }
+    }
+
+    /// Tries policies again that did not fit, once there is as much room as there will be; after a while also if policies
+    /// come and go so fast that this never is.
+    fn try_refused(&mut self) {
+        let is_due = |refused: &mut Refused| self.roster.is_swept() || refused.tried.elapsed() >= TRY_PERIOD;
+        if let Some(refused) = self.refused.take_if(is_due) {
+            self.take_in(refused.set, refused.file_errors);
         }
     }
 
     /// Puts a policy set in force, in the kernel first: what that sends to the proxy is then judged by the same set, or a
     /// moment earlier by the one before.
-    fn apply(&mut self, set: PolicySet) -> anyhow::Result<()> {
-        let set = Arc::new(set);
-        let has_news = self.roster.enrol(&set)?;
+    fn apply(&mut self, set: &Arc<PolicySet>) -> anyhow::Result<()> {
+        let has_news = self.roster.enrol(set)?;
         let counts = set.counts();
         tracing::info!(
             policies = counts.policies,
             rules = counts.rules,
             "policies are in force"
         );
-        self.services.policy.replace(set);
+        self.services.policy.replace(Arc::clone(set));
         match self.sites.census() {
             Ok(census) => {
                 if has_news {
@@ -464,6 +505,7 @@ impl Enforcer {
         if let Err(error) = self.roster.sweep() {
             tracing::warn!(%error, "cannot remove policies that are out of force");
         }
+        self.try_refused();
         let set = self.services.policy.load();
         let ledger = Ledger {
             identities: self.roster.identities(),
