@@ -30,6 +30,9 @@ use crate::{
 /// The ports that are redirected unless the configuration says otherwise.
 pub const DEFAULT_PORTS: [u16; 2] = [80, 443];
 
+/// Longest time for open connections to end in, in seconds: a day. Who waits longer does not mean to stop.
+const LONGEST_DRAIN: u64 = 24 * 3600;
+
 /// A configuration that is larger is none.
 const MOST_BYTES: u64 = 1 << 20;
 
@@ -71,6 +74,8 @@ pub struct Config {
     pub on_log_failure: OnLogFailure,
     /// How long open connections may take to end after SIGTERM.
     pub drain_seconds: u64,
+    /// The same after a hand-over to a successor, where nobody waits for their end; `drain_seconds` if absent.
+    pub handover_drain_seconds: Option<u64>,
     /// What becomes of the enforcement after SIGTERM.
     pub on_stop: OnStop,
     /// Bounds of the data path.
@@ -163,6 +168,7 @@ impl Default for Config {
             strip_query_terms: false,
             on_log_failure: OnLogFailure::default(),
             drain_seconds: 30,
+            handover_drain_seconds: None,
             on_stop: OnStop::default(),
             limits: LimitEntries::default(),
             kubernetes: None,
@@ -236,6 +242,16 @@ impl Config {
         if !(1..=60_000).contains(&self.limits.silence_milliseconds) {
             return Err("limits.silenceMilliseconds: 1 to 60000 are allowed".to_owned());
         }
+        if !(1..=10_000).contains(&self.limits.h2_streams) {
+            return Err("limits.h2Streams: 1 to 10000 are allowed".to_owned());
+        }
+        let drains = [
+            ("drainSeconds", Some(self.drain_seconds)),
+            ("handoverDrainSeconds", self.handover_drain_seconds),
+        ];
+        if let Some((name, _)) = drains.iter().find(|(_, value)| *value > Some(LONGEST_DRAIN)) {
+            return Err(format!("{name}: 0 to {LONGEST_DRAIN} are allowed"));
+        }
         if self.limits.connections_per_workload == 0 {
             return Err("limits.connectionsPerWorkload: at least 1 is needed".to_owned());
         }
@@ -252,6 +268,19 @@ impl Config {
             Some((name, _)) => Err(format!("limits.{name}: 1 to 604800 are allowed")),
             None => Ok(()),
         }
+    }
+
+    /// How long open connections may take to end after SIGTERM.
+    #[must_use]
+    pub const fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+
+    /// How long they may after a hand-over.
+    #[must_use]
+    pub fn handover_drain(&self) -> Duration {
+        self.handover_drain_seconds
+            .map_or_else(|| self.drain(), Duration::from_secs)
     }
 
     /// The bounds.
@@ -381,11 +410,22 @@ mod tests {
             "accessLog",
             "onLogFailure",
             "drainSeconds",
+            "handoverDrainSeconds",
             "limits",
             "kubernetes",
         ] {
             assert!(example.contains(&format!("\n{key}:")), "{key}");
         }
+    }
+
+    #[test]
+    fn a_hand_over_has_the_time_of_a_stop_unless_it_is_given_its_own() {
+        let drains = |text: &str| {
+            let config = Config::parse(text).unwrap();
+            (config.drain().as_secs(), config.handover_drain().as_secs())
+        };
+        assert_eq!(drains("{drainSeconds: 3}"), (3, 3));
+        assert_eq!(drains("{drainSeconds: 3, handoverDrainSeconds: 50}"), (3, 50));
     }
 
     #[test]
@@ -399,6 +439,11 @@ mod tests {
             ("limits: {headBytes: 1}", "1024"),
             ("limits: {idleSeconds: 0}", "604800"),
             ("limits: {connectionsPerWorkload: 0}", "at least 1"),
+            ("limits: {h2Streams: 0}", "1 to 10000"),
+            ("limits: {h2Streams: 10001}", "1 to 10000"),
+            ("drainSeconds: 86401", "drainSeconds: 0 to 86400"),
+            ("handoverDrainSeconds: 86401", "handoverDrainSeconds: 0 to 86400"),
+            ("drainSeconds: 18446744073709551615", "drainSeconds: 0 to 86400"),
             ("onLogFailure: ignore", "deny"),
             ("limits: {silenceMilliseconds: 0}", "60000"),
             (

@@ -24,7 +24,7 @@ pub fn channel() -> (DrainTrigger, DrainWatcher) {
 }
 
 impl DrainTrigger {
-    /// From now on nothing new begins; what is open may end by itself within `grace`.
+    /// From now on nothing new begins; what is open may end by itself within `grace`. Started again, it has another deadline.
     pub fn start(&self, grace: Duration) {
         self.state.send_replace(Some(Instant::now() + grace));
     }
@@ -37,12 +37,49 @@ impl DrainWatcher {
         drop(self.state.wait_for(Option::is_some).await.map(|_| ()));
     }
 
-    /// Waits for the deadline after [`Self::started`].
+    /// Waits for the deadline after [`Self::started`], which may be changed meanwhile.
     pub async fn deadline(&mut self) {
         self.started().await;
-        let deadline = *self.state.borrow();
-        if let Some(deadline) = deadline {
-            tokio::time::sleep_until(deadline).await;
+        loop {
+            let deadline = *self.state.borrow_and_update();
+            let Some(deadline) = deadline else { return };
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => return,
+                changed = self.state.changed() => if changed.is_err() {
+                    // Nobody can change it any more.
+                    return tokio::time::sleep_until(deadline).await;
+                },
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(1000);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_follows_its_trigger() {
+        let (trigger, mut watcher) = channel();
+        trigger.start(LONG);
+        let begun = Instant::now();
+        let sooner = async {
+            tokio::time::sleep(LONG / 10).await;
+            trigger.start(Duration::ZERO);
+        };
+        tokio::join!(watcher.deadline(), sooner);
+        assert!(begun.elapsed() < LONG / 5, "{:?}", begun.elapsed());
+
+        trigger.start(LONG / 10);
+        let begun = Instant::now();
+        let later = async {
+            tokio::time::sleep(LONG / 20).await;
+            trigger.start(LONG);
+            drop(trigger);
+        };
+        tokio::join!(watcher.deadline(), later);
+        assert!(begun.elapsed() >= LONG, "{:?}", begun.elapsed());
     }
 }

@@ -3,6 +3,7 @@
 
 mod census;
 mod control;
+mod failures;
 mod fences;
 mod handover;
 mod ledger;
@@ -53,6 +54,9 @@ use crate::{
 const REPORT_PERIOD: Duration = Duration::from_millis(250);
 /// How often what nobody uses any more is looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(10);
+
+/// How often policies that did not fit are tried again at least.
+const TRY_PERIOD: Duration = Duration::from_secs(60);
 
 /// How often links and pins are looked at. The kernel tells nobody when one is detached or removed.
 const WATCH_PERIOD: Duration = Duration::from_millis(500);
@@ -148,7 +152,19 @@ pub struct Enforcer {
     /// Why something cannot be put right now.
     repair_error: Option<String>,
     policy_error: Option<String>,
+    /// The newest policies, if they are not in force because they did not fit: what was in force before takes room for some
+    /// seconds more.
+    refused: Option<Refused>,
     services: Arc<Services>,
+}
+
+/// Policies that did not fit.
+#[derive(Debug)]
+struct Refused {
+    set: Arc<PolicySet>,
+    /// What is wrong with files that are not among them.
+    file_errors: Option<String>,
+    tried: Instant,
 }
 
 impl Enforcer {
@@ -171,10 +187,7 @@ impl Enforcer {
                 held = self.held.next() => self.sites.answer_held(held?, &self.workers, &self.identities),
                 () = &mut stop => return Ok(Served::Stopped),
                 Some(update) = updates.recv() => self.update(update),
-                asked = self.control.accept() => {
-                    let status = self.status();
-                    control::answer(asked, &status).await;
-                }
+                asked = self.control.accept() => control::answer(asked, |question| self.tell(question)).await,
                 asked = self.control.successor() => if let Some(channel) = self.hand_over(asked) {
                     return Ok(Served::HandedOver(channel));
                 },
@@ -244,8 +257,9 @@ impl Enforcer {
         Ok((attachment, instance))
     }
 
-    /// After a hand-over: lets open connections end by themselves within `grace`, or until `stop` is ready, and removes
-    /// nothing. New policies reach them still. Tells whether it was stopped.
+    /// After a hand-over: lets open connections end by themselves within `grace`, and removes nothing. New policies reach
+    /// them still. `stop` returns each time it is asked to stop: the first time changes nothing, because this is how an
+    /// update ends every agent that has handed over; the second time nobody waits any longer. Tells whether it was stopped.
     ///
     /// # Errors
     /// A worker failed.
@@ -254,7 +268,7 @@ impl Enforcer {
         grace: Duration,
         successor: Channel,
         updates: &mut mpsc::Receiver<Update>,
-        mut stop: Pin<&mut impl Future<Output = ()>>,
+        stop: &mut impl AsyncFnMut(),
     ) -> anyhow::Result<bool> {
         self.drain.start(grace);
         self.sites.close_all();
@@ -262,57 +276,86 @@ impl Enforcer {
         drop((self.instance, self.attachment, self.control, self.wanted));
         let workers = self.workers;
         let mut joined = tokio::task::spawn_blocking(move || workers.join());
-        let is_stopped = loop {
+        let mut stops = 0;
+        let mut stopping = Box::pin(stop());
+        loop {
             tokio::select! {
-                joined = &mut joined => {
-                    joined.context("a worker failed")?;
-                    break false;
-                }
+                joined = &mut joined => break joined.context("a worker failed")?,
                 Some(update) = updates.recv() => if let Update::Policies(set) = update {
                     self.services.policy.replace(Arc::new(*set));
                 },
-                () = &mut stop => {
-                    self.drain.start(Duration::ZERO);
-                    joined.await.context("a worker failed")?;
-                    break true;
+                () = &mut stopping => {
+                    drop(stopping);
+                    stops += 1;
+                    if stops > 1 {
+                        self.drain.start(Duration::ZERO);
+                    }
+                    stopping = Box::pin(stop());
                 }
             }
-        };
+        }
+        drop(stopping);
         close(&self.services.log);
         drop(successor);
-        Ok(is_stopped)
+        Ok(stops > 0)
     }
 
     fn update(&mut self, update: Update) {
-        self.policy_error = match update {
+        match update {
             Update::Policies(set) => {
                 let file_errors = set.origin().file_errors.clone();
-                match self.apply(*set) {
-                    // What the API server has changed is in force; the files are as broken as before, and that is logged.
-                    Ok(()) => return self.policy_error = file_errors,
-                    Err(error) => Some(format!("{error:#}")),
-                }
+                self.take_in(Arc::new(*set), file_errors);
             }
             // Whoever read them has logged it.
-            Update::BrokenPolicies(problem) => return self.policy_error = Some(problem),
-        };
-        if let Some(problem) = &self.policy_error {
-            tracing::error!(problem, "new policies are not in force, the last good ones stay");
+            Update::BrokenPolicies(problem) => {
+                if let Some(refused) = &mut self.refused {
+                    refused.file_errors = Some(problem.clone());
+                }
+                self.policy_error = Some(problem);
+            }
+        }
+    }
+
+    fn take_in(&mut self, set: Arc<PolicySet>, file_errors: Option<String>) {
+        self.refused = None;
+        match self.apply(&set) {
+            // What the API server has changed is in force; the files are as broken as before, and that is logged.
+            Ok(()) => self.policy_error = file_errors,
+            Err(error) => {
+                let problem = format!("{error:#}");
+                if self.policy_error.as_ref() != Some(&problem) {
+                    tracing::error!(problem, "new policies are not in force, the last good ones stay");
+                }
+                self.policy_error = Some(problem);
+                self.refused = Some(Refused {
+                    set,
+                    file_errors,
+                    tried: Instant::now(),
+                });
+            }
+        }
+    }
+
+    /// Tries policies again that did not fit, once there is as much room as there will be; after a while also if policies
+    /// come and go so fast that this never is.
+    fn try_refused(&mut self) {
+        let is_due = |refused: &mut Refused| self.roster.is_swept() || refused.tried.elapsed() >= TRY_PERIOD;
+        if let Some(refused) = self.refused.take_if(is_due) {
+            self.take_in(refused.set, refused.file_errors);
         }
     }
 
     /// Puts a policy set in force, in the kernel first: what that sends to the proxy is then judged by the same set, or a
     /// moment earlier by the one before.
-    fn apply(&mut self, set: PolicySet) -> anyhow::Result<()> {
-        let set = Arc::new(set);
-        let has_news = self.roster.enrol(&set)?;
+    fn apply(&mut self, set: &Arc<PolicySet>) -> anyhow::Result<()> {
+        let has_news = self.roster.enrol(set)?;
         let counts = set.counts();
         tracing::info!(
             policies = counts.policies,
             rules = counts.rules,
             "policies are in force"
         );
-        self.services.policy.replace(set);
+        self.services.policy.replace(Arc::clone(set));
         match self.sites.census() {
             Ok(census) => {
                 if has_news {
@@ -427,20 +470,17 @@ impl Enforcer {
 
     /// Looks after links and pins: another program with the right to do so may detach or remove them at any time.
     fn mend(&mut self) {
-        let error = match self.attachment.mend() {
-            Ok(repairs) => {
-                for Repair { name, found } in repairs {
-                    tracing::error!(
-                        name,
-                        found,
-                        "somebody has interfered with the enforcement: repaired"
-                    );
-                    self.repairs += 1;
-                }
-                None
-            }
-            Err(error) => Some(format!("{error:#}")),
-        };
+        let mut repairs = Vec::new();
+        let mended = self.attachment.mend(&mut repairs);
+        for Repair { name, found } in repairs {
+            tracing::error!(
+                name,
+                found,
+                "somebody has interfered with the enforcement: repaired"
+            );
+            self.repairs += 1;
+        }
+        let error = mended.err().map(|error| format!("{error:#}"));
         if error != self.repair_error {
             match &error {
                 Some(error) => tracing::error!(%error, "the enforcement is damaged and cannot be repaired"),
@@ -465,6 +505,7 @@ impl Enforcer {
         if let Err(error) = self.roster.sweep() {
             tracing::warn!(%error, "cannot remove policies that are out of force");
         }
+        self.try_refused();
         let set = self.services.policy.load();
         let ledger = Ledger {
             identities: self.roster.identities(),

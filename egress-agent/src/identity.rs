@@ -11,6 +11,7 @@ pub mod kubelet;
 mod memory;
 mod pod;
 mod pods;
+mod tally;
 mod workload;
 
 pub use cgroup_path::PodUid;
@@ -20,4 +21,5 @@ pub use directory::{PodCounts, PodDirectory, PodWatch};
 pub use exempt::Exemptions;
 pub use memory::PodMemory;
 pub use pod::EXEMPT_ANNOTATION;
+pub use tally::{Place, Seat, Shares, Tally};
 pub use workload::{PodFacts, Process, Workload};

@@ -38,7 +38,7 @@ pub use name::{DomainName, Host, NameError};
 pub use object::{ObjectKey, PolicyObject, in_one_line};
 pub use objects::{InForce, ObjectFact, PolicyObjects};
 pub use ports::PortSet;
-pub use problem::{LoadError, LoadErrors, Place, Position, Problem, Step};
+pub use problem::{LoadError, LoadErrors, Place, Position, Problem, Step, shortened};
 pub use published::{Knowledge, PublishedPolicies, policy_object, resource};
 pub use request::{PathDoubt, normal_path};
 pub use rule::{Miss, Policy};

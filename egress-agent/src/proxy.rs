@@ -18,7 +18,6 @@ pub mod refuse;
 mod reserve;
 pub mod resolve;
 mod site;
-mod tally;
 pub mod tunnel;
 mod worker;
 

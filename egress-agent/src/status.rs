@@ -69,6 +69,20 @@ pub struct Status {
     pub access_log: LogStatus,
 }
 
+/// The parts of a [`Status`] that tell whether the agent serves, under the same names. A probe is to depend on nothing
+/// else, and on nothing that workloads or policies can make long.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Health {
+    /// What cannot be put right at the moment.
+    #[serde(default)]
+    pub repair_error: Option<String>,
+    /// Names of the attached programs.
+    pub programs: Vec<String>,
+    /// The listeners in the agent's own network namespace, one a worker.
+    #[serde(default)]
+    pub listeners: Vec<SocketAddr>,
+}
+
 /// What stands at the host's ends of veth pairs.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FenceStatus {
@@ -132,12 +146,28 @@ pub struct PolicySource {
     pub knowledge: String,
     /// For `recalled`: from when they are.
     pub recalled_from: Option<String>,
-    /// The objects, broken ones first; at most [`MOST_OBJECTS`].
+    /// The objects, broken ones first; at most [`MOST_OBJECTS`], and at most [`MOST_OBJECT_BYTES`] of them.
     pub list: Vec<PolicyObject>,
+    /// How many objects there are besides.
+    #[serde(default)]
+    pub not_listed: u64,
 }
 
 /// Most objects that a status lists.
 pub const MOST_OBJECTS: usize = 1000;
+/// Most bytes of JSON of the objects that a status lists.
+pub const MOST_OBJECT_BYTES: usize = 256 * 1024;
+/// Most of an error of the machine's or of a file's that a status tells.
+pub const MOST_ERROR_BYTES: usize = 4096;
+/// Most of an object's error that a status tells: there may be many.
+pub const MOST_OBJECT_ERROR_BYTES: usize = 300;
+/// Larger than any status: everything in it that somebody else can make long is cut.
+pub const MOST_BYTES: usize = 1 << 20;
+
+/// What is asked for on the control socket, as a line. Without one it is the status.
+pub const ASK_STATUS: &str = "status";
+/// Asks for the [`Health`] alone.
+pub const ASK_HEALTH: &str = "health";
 
 /// A policy of the API server.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -368,6 +398,9 @@ impl PolicySource {
                     object.policy, object.generation
                 )?;
             }
+        }
+        if self.not_listed > 0 {
+            writeln!(f, "  NOT LISTED   {} objects more", self.not_listed)?;
         }
         Ok(())
     }

@@ -1,13 +1,13 @@
 //! What needs no name: everything that no rule allows is refused in the system call, what a block allows goes straight to
 //! its address, and both are logged.
 
-use std::fs;
+use std::{fmt::Write as _, fs, time::Duration};
 
 use egress_tests::{
     agent::{Format, Running},
     clients::{Client, python},
-    daemon::Daemon,
-    lab::{CLIENT_V4, World},
+    daemon::{Daemon, policy},
+    lab::{CLIENT_V4, World, traces::entries_of},
     promises,
 };
 use serde_json::{Value, json};
@@ -23,6 +23,7 @@ promises![
     an_open_direct_connection_ends_when_its_rule_goes,
     a_connection_from_before_the_enforcement_is_closed_and_an_accepted_one_lives,
     direct_connections_are_judged_and_logged_while_no_agent_lives,
+    policies_that_do_not_fit_yet_are_in_force_once_there_is_room,
 ];
 
 const BLOCK: &str = "apiVersion: egress-enforcer.io/v1alpha1\nkind: EgressPolicy\nmetadata: {name: block}\nspec:\n  egress:\n  \
@@ -488,4 +489,65 @@ async fn direct_connections_are_judged_and_logged_while_no_agent_lives() {
             has("allowed_by_rule", "100.10:5432") && has("no_rule", "100.20:5432")
         })
         .await;
+}
+
+/// A policy of 300 rules, each with a set of ports of its own, of `chunks` times 512 ports one in each.
+fn many_ports(chunks: usize, domain: &str) -> String {
+    let mut text = policy("ports", "team-a", domain);
+    for rule in 0..300 {
+        let ports: Vec<String> = (0..chunks)
+            .map(|chunk| format!("{{port: {}}}", 512 * chunk + rule + 1))
+            .collect();
+        let (third, fourth) = (rule / 256, rule % 256);
+        writeln!(
+            text,
+            "  - to: [{{cidr: 198.18.{third}.{fourth}/32}}]\n    ports: [{}]",
+            ports.join(", ")
+        )
+        .expect("a text takes everything");
+    }
+    text
+}
+
+/// The table takes 65,536 chunks. What was in force before stays in it for two sweeps, at most 20 seconds.
+async fn policies_that_do_not_fit_yet_are_in_force_once_there_is_room() {
+    let world = World::new().await;
+    let second = world.another_client("second", 3).await;
+    let _good = world.http("good.test").await;
+    let _other = world.http("other.test").await;
+    let daemon = Daemon::start(&world, "").await;
+    world.file("policies/ports.yaml", &many_ports(127, "good.test"));
+    let entries = async || {
+        let status = daemon.status().await.unwrap_or_default();
+        status["tables"]["ports"]["entries"].as_u64().unwrap_or(0)
+    };
+    daemon
+        .eventually("many are in force", async || entries().await > 300 * 127)
+        .await;
+    world.file("policies/ports.yaml", &policy("ports", "team-a", "other.test"));
+    daemon
+        .eventually("few are", async || daemon.codes("a", &second).await == "200,200,")
+        .await;
+
+    world.file("policies/ports.yaml", &many_ports(126, "good.test"));
+    let error = async || {
+        let status = daemon.status().await.unwrap_or_default();
+        status["policy_error"].as_str().map(str::to_owned)
+    };
+    daemon
+        .eventually("they do not fit", async || error().await.is_some())
+        .await;
+    assert_eq!(daemon.codes("a", &second).await, "200,200,");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    daemon
+        .eventually("there is room", async || error().await.is_none())
+        .await;
+    assert_eq!(daemon.codes("a", &second).await, "200,403,");
+    let there = entries_of(&daemon.pins().join("PORTS")).await.len();
+    assert_eq!(
+        there as u64,
+        entries().await,
+        "nothing is left of the first attempt"
+    );
+    daemon.stop().await.succeeded();
 }

@@ -23,6 +23,7 @@ promises![
     a_machine_holds_before_there_is_an_agent,
     who_has_handed_over_stays_until_it_is_stopped,
     the_probe_tells_whether_an_agent_serves,
+    a_cleanup_that_names_a_living_agent_fails,
 ];
 
 async fn a_successor_serves_what_waited_for_it() {
@@ -178,6 +179,19 @@ async fn the_probe_tells_whether_an_agent_serves() {
     assert!(fs::metadata(daemon.pins()).is_ok(), "dead, and in force");
     let instance = daemon.instance.clone();
     daemon.running.finish().await;
+    clean(&world, &instance).await;
+}
+
+/// As a readiness probe it would call a node clean.
+async fn a_cleanup_that_names_a_living_agent_fails() {
+    let world = World::new().await;
+    let daemon = Daemon::start(&world, "").await;
+    let cleanup = verb(&world, &world.client, &["cleanup", &daemon.instance]);
+    let cleaned = cleanup.start().finish().await;
+    assert!(cleaned.failed().text().contains("is running, left alone"));
+    assert!(daemon.pins().is_dir());
+    let instance = daemon.instance.clone();
+    daemon.stop().await.succeeded();
     clean(&world, &instance).await;
 }
 

@@ -1,7 +1,12 @@
 //! The life of an agent: killed, followed by another, interfered with, cleaned up after. Whatever happens to it, nothing
 //! passes unjudged.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Instant};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use egress_tests::{
     agent::{Running, verb},
@@ -21,6 +26,7 @@ use egress_tests::{
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use tokio::time::sleep;
 
 promises![
     after_a_kill_the_next_agent_takes_over_without_a_gap,
@@ -32,6 +38,7 @@ promises![
     a_replaced_program_is_put_back,
     removed_pins_are_made_again,
     a_hand_over_refuses_no_connect_and_cuts_no_tunnel,
+    who_has_handed_over_drains_in_its_own_time_until_it_is_stopped_twice,
     a_hand_over_that_fails_leaves_the_old_agent_serving,
     a_successor_must_ask_for_it_and_for_the_same_cgroup,
     a_successor_serves_on_when_its_predecessor_is_killed,
@@ -400,6 +407,39 @@ async fn a_hand_over_refuses_no_connect_and_cuts_no_tunnel() {
         passing.outcomes["200"] + refused.outcomes["403"] + 1
     );
     assert_eq!(good.requests().await.len() as u64, passing.outcomes["200"]);
+}
+
+/// As a rolling update does it: the old pod is asked to stop as soon as the new one is ready.
+async fn who_has_handed_over_drains_in_its_own_time_until_it_is_stopped_twice() {
+    let (world, second) = world().await;
+    let _echo = world.raw("good.test", 443, echoing).await;
+    let daemon = Daemon::start(&world, "onStop: hold\ndrainSeconds: 1\nhandoverDrainSeconds: 60").await;
+    let script = Script::to(world.sockets("good.test", 443)[0])
+        .send(&Hello::new(Some("good.test")).bytes())
+        .read_until(b"ready")
+        .step(Step::Say("open".to_owned()))
+        .step(Step::AwaitFile(world.path("go")))
+        .send(b"late")
+        .read_until(b"late")
+        .step(Step::Say("echoed".to_owned()))
+        .read_to_end();
+    let tunnel = world.start_in(&second, &daemon.tree.join("a"), &raw(&world, &script));
+    tunnel.says("open").await;
+
+    let (daemon, old) = daemon.succeed(&["--take-over"]).await;
+    old.signal(Signal::SIGTERM);
+    sleep(Duration::from_millis(2500)).await;
+    world.file("go", "");
+    tunnel.says("echoed").await;
+
+    old.signal(Signal::SIGTERM);
+    old.finish().await.succeeded();
+    let told = tunnel.finish().await.text();
+    let outcome = Outcome::single(&told.replace("open\n", "").replace("echoed\n", ""));
+    assert_eq!(outcome.error(), Some("ConnectionReset"), "{outcome:?}");
+    let instance = daemon.instance.clone();
+    daemon.stop().await.succeeded();
+    clean_up(&world, &instance).await;
 }
 
 /// Says what a successor says, up to a point, and ends there.

@@ -11,13 +11,13 @@ use egress_tests::{
     origins::RawConnection,
     promises,
     raw_client::{Outcome, Script, Step},
-    require::tool,
 };
 use serde_json::Value;
 
 promises![
     a_workload_with_too_many_connections_is_refused_and_others_are_not,
     without_descriptors_connections_are_refused_and_the_agent_lives_on,
+    without_descriptors_for_its_listeners_a_namespace_is_held_and_not_refused,
     ten_thousand_half_open_clients_cost_bounded_memory,
     nothing_passes_unlogged_if_the_configuration_says_so,
 ];
@@ -99,11 +99,7 @@ async fn without_descriptors_connections_are_refused_and_the_agent_lives_on() {
     let _web = world.http("good.test").await;
     let daemon = Daemon::start(&world, "").await;
     assert_eq!(daemon.codes("a", &second).await, "200,403,");
-    let pid = daemon.running.pid();
-    let used = fs::read_dir(format!("/proc/{pid}/fd"))
-        .expect("the daemon lives")
-        .count();
-    limit_descriptors(pid.as_raw(), used + 20).await;
+    daemon.running.leave_descriptors(20).await;
 
     let open = tunnels(&world, &daemon, &second, 100);
     daemon.running.complains("no file descriptor is left").await;
@@ -130,17 +126,36 @@ async fn without_descriptors_connections_are_refused_and_the_agent_lives_on() {
     daemon.stop().await.succeeded();
 }
 
-async fn limit_descriptors(pid: i32, most: usize) {
-    let status = tokio::process::Command::new(tool("prlimit"))
-        .arg(format!("--pid={pid}"))
-        .arg(format!("--nofile={most}:{most}"))
-        .status()
-        .await
-        .expect("prlimit runs");
-    assert!(status.success());
+/// Some are free, so that the agent comes more or less far: what it has told the kernel by then must not stay.
+async fn without_descriptors_for_its_listeners_a_namespace_is_held_and_not_refused() {
+    let (world, second) = world().await;
+    let _good = world.http("good.test").await;
+    let daemon = Daemon::start(&world, "").await;
+    let address = world.sockets("good.test", 80)[0];
+    let connect = curl(&world).words(&format!(
+        "--max-time 0.7 --resolve good.test:80:{} http://good.test/",
+        address.ip()
+    ));
+    for free in (8..40).step_by(4) {
+        daemon.running.leave_descriptors(free).await;
+        let first = daemon.run("a", &second, &connect).await;
+        if first.code() == 0 {
+            daemon.running.leave_descriptors(4096).await;
+            daemon.stop().await.succeeded();
+            return;
+        }
+        // 28: its time was up, and not 7, that it was refused.
+        assert_eq!(first.code(), 28, "{free} free: {}", first.stderr);
+        let next = daemon.run("a", &second, &connect).await;
+        assert!(
+            [0, 28].contains(&next.code()),
+            "{free} free, the next one: {}",
+            next.stderr
+        );
+    }
+    panic!("the namespace was never served");
 }
 
-/// They connect, say one byte, and wait.
 async fn ten_thousand_half_open_clients_cost_bounded_memory() {
     let (world, second) = world().await;
     let good = world.http("good.test").await;

@@ -1,7 +1,10 @@
 //! Nothing leaves a fenced network namespace without a socket that a verdict has let go there; everything else does as
 //! before. The far end of the workload's veth pair is where the agent runs, and the witness.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::{
+    fs,
+    net::{Ipv4Addr, UdpSocket},
+};
 
 use egress_tests::{
     agent::verb,
@@ -23,6 +26,7 @@ promises![
     a_fence_outlives_its_agent_and_is_taken_over,
     a_fence_of_another_layout_is_replaced_without_a_gap,
     a_fence_that_somebody_takes_away_is_put_back,
+    a_fence_that_cannot_be_mended_keeps_nobody_from_the_others,
     an_audited_workload_is_not_fenced,
     a_way_out_that_cannot_be_fenced_is_told,
 ];
@@ -554,6 +558,45 @@ async fn a_fence_that_somebody_takes_away_is_put_back() {
     daemon.run("a", &world.client, &attack).await.succeeded();
     settle(&world, &wire, "settled").await;
     assert!(!wire.saw("repaired-"));
+}
+
+async fn a_fence_that_cannot_be_mended_keeps_nobody_from_the_others() {
+    let (world, _wire) = world().await;
+    let second = world.another_client("second", 3).await;
+    let daemon = Daemon::beyond(&world, CONFIG).await;
+    let _first = daemon.fenced(&world.client).await;
+    let _second = world.start_in(&second, &daemon.tree.join("a"), &shell("exec sleep 1000"));
+    daemon
+        .eventually("both are fenced", async || fences(&daemon).await == 2)
+        .await;
+    let of_fence = |name: &str| name.strip_prefix("egress_fence_")?.parse::<u32>().ok();
+    let mut indices: Vec<u32> = fs::read_dir(daemon.pins())
+        .expect("there are pins")
+        .filter_map(|entry| of_fence(entry.ok()?.file_name().to_str()?))
+        .collect();
+    indices.sort_unstable();
+    let [first, .., last] = indices[..] else {
+        panic!("{indices:?}");
+    };
+    let [first, last] = [first, last].map(|index| daemon.pins().join(format!("egress_fence_{index}")));
+    let trouble = async || {
+        let status = daemon.status().await.unwrap_or_default();
+        !status["repair_error"].is_null()
+    };
+
+    fs::remove_file(&first).expect("its pin is there");
+    fs::create_dir(&first).expect("its place is free");
+    daemon.eventually("it is told", trouble).await;
+    fs::remove_file(&last).expect("the other's pin is there");
+    daemon
+        .eventually("the other is mended", async || last.exists())
+        .await;
+    assert!(trouble().await);
+    fs::remove_dir(&first).expect("it is empty");
+    daemon
+        .eventually("all is well", async || first.exists() && !trouble().await)
+        .await;
+    daemon.stop().await.succeeded();
 }
 
 async fn an_audited_workload_is_not_fenced() {

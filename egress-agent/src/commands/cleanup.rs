@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::exec::cgroup::OwnCgroup;
@@ -20,7 +20,7 @@ use crate::{
 /// tells what it did.
 ///
 /// # Errors
-/// Not root, or something could not be removed: it is named, and the rest is removed all the same.
+/// Not root, something could not be removed, or one that is named lives: it is named, and the rest is removed all the same.
 pub(super) fn run(args: &CleanupArgs, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     kernel::require()?;
     if args.stay {
@@ -37,6 +37,10 @@ pub(super) fn run(args: &CleanupArgs, out: &mut dyn Write) -> anyhow::Result<Exi
         }
         if !found.is_dead() {
             tell(format_args!("{name}: is running, left alone"));
+            if !args.instances.is_empty() {
+                // Whoever has named it wants to know whether it is gone.
+                failed = Some(anyhow!("{name} is running"));
+            }
             continue;
         }
         match clean(found) {

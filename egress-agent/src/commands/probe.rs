@@ -11,7 +11,12 @@ use anyhow::{Context, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::status::ask;
-use crate::{cli::ProbeArgs, console, instance, proxy::PROBE, status::Status};
+use crate::{
+    cli::ProbeArgs,
+    console, instance,
+    proxy::PROBE,
+    status::{ASK_HEALTH, Health},
+};
 
 /// For each worker; the whole is shorter than a container's probe may take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -28,20 +33,20 @@ pub(super) fn run(args: &ProbeArgs) -> ExitCode {
 }
 
 fn probe(name: &str) -> anyhow::Result<()> {
-    let status = ask(&instance::control_socket(name)).context("does not answer")?;
-    in_force(&status)?;
-    for listener in &status.listeners {
+    let health: Health = ask(&instance::control_socket(name), ASK_HEALTH).context("does not answer")?;
+    in_force(&health)?;
+    for listener in &health.listeners {
         serves(*listener).with_context(|| format!("the worker at {listener} does not serve"))?;
     }
     Ok(())
 }
 
-fn in_force(status: &Status) -> anyhow::Result<()> {
-    if let Some(error) = &status.repair_error {
+fn in_force(health: &Health) -> anyhow::Result<()> {
+    if let Some(error) = &health.repair_error {
         bail!("the enforcement is damaged: {error}");
     }
-    ensure!(!status.programs.is_empty(), "no program is in force");
-    ensure!(!status.listeners.is_empty(), "it does not listen");
+    ensure!(!health.programs.is_empty(), "no program is in force");
+    ensure!(!health.listeners.is_empty(), "it does not listen");
     Ok(())
 }
 

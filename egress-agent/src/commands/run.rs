@@ -135,8 +135,14 @@ async fn daemon(config: Config, take_over: bool, hold: bool) -> anyhow::Result<E
     let told = policies.tell(services);
     let (updates, mut updated) = mpsc::channel(UPDATES);
     let reload = sources.reload_handle();
-    let stop = async {
+    // Follows policies and signals until it is asked to stop.
+    let mut stop = async || {
         loop {
+            // Room first: what has been read is not to be lost if this is not waited for any longer.
+            let next = async {
+                let room = updates.reserve().await;
+                (room, sources.next().await)
+            };
             tokio::select! {
                 biased;
                 () = stop_signals.recv() => return,
@@ -145,35 +151,39 @@ async fn daemon(config: Config, take_over: bool, hold: bool) -> anyhow::Result<E
                     dns_log.reopen();
                     reload.request();
                 }
-                loaded = sources.next() => {
+                (room, loaded) = next => {
                     let update = loaded.map_or_else(
                         |errors| Update::BrokenPolicies(errors.to_string()),
                         |set| Update::Policies(Box::new(set)),
                     );
-                    // The receiver lives as long as this future.
-                    drop(updates.send(update).await);
+                    // The receiver lives longer than this.
+                    if let Ok(room) = room {
+                        room.send(update);
+                    }
                 }
             }
         }
     };
-    let mut stop = std::pin::pin!(stop);
-    let served = enforcer.serve(&mut updated, stop.as_mut()).await;
+    let served = {
+        let mut stopping = std::pin::pin!(stop());
+        enforcer.serve(&mut updated, stopping.as_mut()).await
+    };
     let served = served.context("the kernel's side failed")?;
     // A successor speaks for the node from now on.
     drop(told);
-    tracing::info!(seconds = config.drain_seconds, "draining");
-    let grace = Duration::from_secs(config.drain_seconds);
     if let Served::HandedOver(successor) = served {
-        let is_stopped = enforcer
-            .retire(grace, successor, &mut updated, stop.as_mut())
-            .await?;
+        let grace = config.handover_drain();
+        tracing::info!(seconds = grace.as_secs(), "draining");
+        let is_stopped = enforcer.retire(grace, successor, &mut updated, &mut stop).await?;
         // Its container would be started again, and take the place back from its successor.
         if config.on_stop == OnStop::Hold && !is_stopped {
             tracing::info!("nothing is left to do: waiting to be stopped");
-            stop.await;
+            stop().await;
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let grace = config.drain();
+    tracing::info!(seconds = grace.as_secs(), "draining");
     let mut second_signal = StopSignals::listen()?;
     let ending = async {
         match config.on_stop {

@@ -1,7 +1,7 @@
 //! `status`: asks every agent on this machine what it does.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
     process::ExitCode,
@@ -9,17 +9,16 @@ use std::{
 };
 
 use anyhow::Context;
+use serde::de::DeserializeOwned;
 
 use crate::{
     cli::{Output, StatusArgs},
     instance::{self, Found},
-    status::Status,
+    status::{ASK_STATUS, MOST_BYTES, Status},
 };
 
 /// An agent that does not answer in this time is told as stuck.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Larger than any answer.
-const MOST_BYTES: u64 = 1 << 20;
 
 /// Prints what every agent says of itself.
 ///
@@ -37,7 +36,7 @@ pub(super) fn run(args: &StatusArgs, out: &mut dyn Write, err: &mut dyn Write) -
             )?;
             continue;
         }
-        match ask(&found.socket()) {
+        match ask::<Status>(&found.socket(), ASK_STATUS) {
             Ok(status) => answers.push(status),
             Err(error) => writeln!(err, "{}: does not answer: {error:#}", found.name)?,
         }
@@ -58,10 +57,41 @@ pub(super) fn run(args: &StatusArgs, out: &mut dyn Write, err: &mut dyn Write) -
 ///
 /// # Errors
 /// It does not answer, or not in words that this version knows.
-pub(super) fn ask(socket: &Path) -> anyhow::Result<Status> {
-    let stream = UnixStream::connect(socket)?;
+pub(super) fn ask<T: DeserializeOwned>(socket: &Path, question: &str) -> anyhow::Result<T> {
+    let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let mut text = String::new();
-    stream.take(MOST_BYTES).read_to_string(&mut text)?;
-    serde_json::from_str(&text).context("not an answer of this version")
+    // An agent of an earlier version does not listen, and may have hung up already: it tells everything to everybody.
+    drop(stream.write_all(format!("{question}\n").as_bytes()));
+    let mut text = Vec::new();
+    match stream.take(MOST_BYTES as u64).read_to_end(&mut text) {
+        // So ends what such an agent says, which has left the question unread.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+        read => drop(read?),
+    }
+    serde_json::from_slice(&text).context("not an answer of this version")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixListener, thread};
+
+    use super::*;
+    use crate::status::{ASK_HEALTH, Health};
+
+    /// What a probe of this version wants to know is in the status of an earlier one.
+    #[test]
+    fn an_agent_that_does_not_listen_is_understood() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let agent = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            thread::sleep(Duration::from_millis(100));
+            let status = r#"{"instance":"x","programs":["p"],"listeners":["127.0.0.1:1"],"policies":1}"#;
+            stream.write_all(status.as_bytes()).unwrap();
+        });
+        let health: Health = ask(&path, ASK_HEALTH).unwrap();
+        assert_eq!((health.programs.len(), health.listeners.len()), (1, 1));
+        agent.join().unwrap();
+    }
 }

@@ -18,7 +18,6 @@ use std::{
 use egress_common::outcome::{Class, Outcome};
 use hickory_proto::op::{Message, ResponseCode};
 use ipnet::IpNet;
-use tokio::sync::Semaphore;
 
 use super::{
     answer::{self, Altered, Ech},
@@ -30,7 +29,7 @@ use super::{
     upstream::{AskError, NameServers, Upstream},
 };
 use crate::{
-    identity::{Process, Workload},
+    identity::{Process, Shares, Workload},
     policy::{DenialFeed, DomainName, HostPattern, PolicyView, Verdict},
 };
 
@@ -52,7 +51,7 @@ pub struct ForwardSettings {
     pub internal: Vec<IpNet>,
     /// What becomes of Encrypted ClientHello keys.
     pub ech: Ech,
-    /// Queries that may wait for name servers at a time; those beyond it fail at once.
+    /// Queries that may wait for name servers at a time, a quarter of them of one workload; those beyond it fail at once.
     pub most_waiting: usize,
 }
 
@@ -66,7 +65,7 @@ pub struct Forwarder {
     denials: DenialFeed,
     /// What is not worth telling; read only where denials are told.
     search_list: Option<SearchList>,
-    waiting: Semaphore,
+    waiting: Shares,
     counts: Counts,
 }
 
@@ -140,7 +139,7 @@ impl Forwarder {
         Self {
             upstream: Upstream::new(&settings.servers, settings.timeout, settings.patience),
             names,
-            waiting: Semaphore::new(settings.most_waiting),
+            waiting: Shares::new(settings.most_waiting),
             log,
             denials: DenialFeed::default(),
             search_list: None,
@@ -237,7 +236,7 @@ impl Forwarder {
         if !verdict.is_allow() {
             return fail(question, verdict, ResponseCode::NXDomain, Extended::Blocked);
         }
-        let Ok(_permit) = self.waiting.try_acquire() else {
+        let Some(_seat) = self.waiting.enter(asking.workload) else {
             let verdict = Verdict::without_rule(Outcome::Overload);
             return fail(question, verdict, ResponseCode::ServFail, Extended::NotReady);
         };

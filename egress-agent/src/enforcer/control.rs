@@ -1,11 +1,12 @@
-//! The control socket: whoever may connect to it (root) is told the status, as one JSON document.
+//! The control socket: whoever may connect to it (root) says in a line what it wants to know, and is told that as one JSON
+//! document.
 
 use std::{collections::BTreeMap, io, time::Duration};
 
 use egress_common::names::map;
 use socket2::Socket;
 use tokio::{
-    io::{AsyncWriteExt, Interest, unix::AsyncFd},
+    io::{AsyncReadExt, AsyncWriteExt, Interest, unix::AsyncFd},
     net::{UnixListener, UnixStream},
 };
 
@@ -13,16 +14,30 @@ use super::{Enforcer, Node, handover::Channel};
 use crate::{
     instance::Instance,
     kernel,
-    policy::{InForce, Knowledge, ObjectFact, Origin},
+    policy::{InForce, Knowledge, ObjectFact, Origin, shortened},
     readiness,
     status::{
-        Connections, DnsStatus, KubernetesStatus, LogStatus, MOST_OBJECTS, PolicyObject, PolicySource,
-        Status, TableStatus,
+        ASK_HEALTH, Connections, DnsStatus, Health, KubernetesStatus, LogStatus, MOST_ERROR_BYTES,
+        MOST_OBJECT_BYTES, MOST_OBJECT_ERROR_BYTES, MOST_OBJECTS, PolicyObject, PolicySource, Status,
+        TableStatus,
     },
 };
 
 /// An asker that does not read must not keep the enforcer from its work.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Who has not said by then what it wants to know, as earlier versions never do, is told everything.
+const QUESTION_PATIENCE: Duration = Duration::from_millis(100);
+/// Longest question.
+const QUESTION_BYTES: usize = 16;
+
+/// What somebody wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Everything.
+    Status,
+    /// Whether the agent serves.
+    Health,
+}
 
 /// The socket.
 #[derive(Debug)]
@@ -63,11 +78,15 @@ impl Control {
     }
 }
 
-/// Tells the status. Failures concern the asker alone.
-pub(super) async fn answer(asked: io::Result<UnixStream>, status: &Status) {
+/// Tells what is asked for. Failures concern the asker alone.
+pub(super) async fn answer(
+    asked: io::Result<UnixStream>,
+    tell: impl FnOnce(Question) -> serde_json::Result<Vec<u8>>,
+) {
     let told = async {
-        let text = serde_json::to_vec(status)?;
-        asked?.write_all(&text).await
+        let mut stream = asked?;
+        let text = tell(question(&mut stream).await)?;
+        stream.write_all(&text).await
     };
     match tokio::time::timeout(PATIENCE, told).await {
         Ok(Ok(())) => {}
@@ -76,13 +95,41 @@ pub(super) async fn answer(asked: io::Result<UnixStream>, status: &Status) {
     }
 }
 
+async fn question(stream: &mut UnixStream) -> Question {
+    let mut line = [0; QUESTION_BYTES];
+    let mut length = 0;
+    let read = async {
+        while let Some(rest @ [_, ..]) = line.get_mut(length..) {
+            match stream.read(rest).await {
+                Ok(more @ 1..) => length += more,
+                Ok(_) | Err(_) => break,
+            }
+            if line.get(..length).is_some_and(|line| line.contains(&b'\n')) {
+                break;
+            }
+        }
+    };
+    drop(tokio::time::timeout(QUESTION_PATIENCE, read).await);
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    if line == ASK_HEALTH.as_bytes() {
+        Question::Health
+    } else {
+        Question::Status
+    }
+}
+
+/// An error as a status tells it.
+fn told(error: Option<&String>) -> Option<String> {
+    error.map(|error| shortened(error, MOST_ERROR_BYTES).into_owned())
+}
+
 fn kubernetes(node: &Node) -> KubernetesStatus {
     let (contact, counts) = (node.cluster.contact().status(), node.directory.counts());
     KubernetesStatus {
         node: node.cluster.node().to_owned(),
         api_server: contact.is_answered,
         api_server_seconds: contact.lasts.as_secs(),
-        api_server_error: contact.error,
+        api_server_error: told(contact.error.as_ref()),
         pods_listed: counts.is_listed,
         pods_recalled_from: counts.recalled_from.map(|from| from.to_string()),
         pods: counts.pods as u64,
@@ -108,20 +155,30 @@ fn policy_source(origin: &Origin) -> PolicySource {
         error: match (&fact.error, fact.in_force) {
             (None, InForce::Newest) => None,
             (None, in_force) => Some(in_force.to_string()),
-            (Some(error), in_force) => Some(format!("{error}; {in_force}")),
+            (Some(error), in_force) => Some(format!(
+                "{}; {in_force}",
+                shortened(error, MOST_OBJECT_ERROR_BYTES)
+            )),
         },
     };
+    let mut bytes = 0;
+    let list: Vec<_> = broken
+        .into_iter()
+        .chain(good)
+        .take(MOST_OBJECTS)
+        .map(object)
+        .take_while(|object| {
+            bytes += serde_json::to_vec(object).map_or(0, |text| text.len());
+            bytes <= MOST_OBJECT_BYTES
+        })
+        .collect();
     PolicySource {
         files: origin.files as u64,
         objects: origin.objects.len() as u64,
         knowledge: knowledge.to_owned(),
         recalled_from,
-        list: broken
-            .into_iter()
-            .chain(good)
-            .take(MOST_OBJECTS)
-            .map(object)
-            .collect(),
+        not_listed: (origin.objects.len() - list.len()) as u64,
+        list,
     }
 }
 
@@ -171,7 +228,23 @@ impl Enforcer {
         told.collect()
     }
 
-    pub(super) fn status(&self) -> Status {
+    /// What is asked for, as JSON.
+    pub(super) fn tell(&self, question: Question) -> serde_json::Result<Vec<u8>> {
+        match question {
+            Question::Status => serde_json::to_vec(&self.status()),
+            Question::Health => serde_json::to_vec(&self.health()),
+        }
+    }
+
+    fn health(&self) -> Health {
+        Health {
+            repair_error: told(self.repair_error.as_ref()),
+            programs: self.attachment.programs(),
+            listeners: self.sites.at_home(),
+        }
+    }
+
+    fn status(&self) -> Status {
         use std::sync::atomic::Ordering::Relaxed;
         let counts = self.workers.counts();
         let log = self.services.log.status();
@@ -188,13 +261,13 @@ impl Enforcer {
             predecessor: self.predecessor.as_ref().map(|predecessor| predecessor.pid),
             uptime_seconds: self.begun.elapsed().as_secs(),
             repairs: self.repairs,
-            repair_error: self.repair_error.clone(),
+            repair_error: told(self.repair_error.as_ref()),
             cgroup: self.cgroup.clone(),
             pins: self.attachment.pin_path().to_path_buf(),
             programs: self.attachment.programs(),
             policies: policies.counts().policies as u64,
             policy_source: policy_source(policies.origin()),
-            policy_error: self.policy_error.clone(),
+            policy_error: told(self.policy_error.as_ref()),
             namespaces: self.sites.len() as u64,
             listeners: self.sites.at_home(),
             fences: self.fences.status(),
@@ -220,3 +293,6 @@ impl Enforcer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

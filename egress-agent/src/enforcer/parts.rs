@@ -158,6 +158,7 @@ impl Parts {
             repairs: 0,
             repair_error: None,
             policy_error: None,
+            refused: None,
             services: from.services,
         }
     }

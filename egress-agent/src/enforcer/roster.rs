@@ -184,6 +184,11 @@ impl Roster {
         self.tables.sweep()
     }
 
+    /// Whether there is as much room as there will be.
+    pub(super) fn is_swept(&self) -> bool {
+        self.tables.is_swept()
+    }
+
     /// Whose cgroups they are.
     pub(super) fn identities(&self) -> &Identities {
         &self.identities

@@ -1,12 +1,12 @@
 //! Which network namespaces are served: opened when somebody's connect is held there, closed when nobody is left.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     net::{IpAddr, SocketAddr, TcpListener},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use egress_common::{dns::HeldQuery, event::ListenerWanted};
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     census::{Censor, Census, namespace_inode, namespace_of, processes},
+    failures::Failures,
     handover::HandedSite,
 };
 use crate::{
@@ -25,12 +26,17 @@ use crate::{
         leg::LegSettings,
         listener::{self, Bound},
     },
+    telemetry::Throttle,
 };
 
 /// The time between the judgement of a connect and its SYN, generously.
 const UNDER_WAY: Duration = Duration::from_millis(20);
 /// How long a worker may take to serve what waits in a namespace's sockets.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Network namespaces that are opened for one workload. Each costs some 25 descriptors, and everybody can make more of them
+/// in a user namespace of his own. Enough for a whole node as a workload (kind): a kubelet takes 110 pods.
+const MOST_OF_WORKLOAD: usize = 256;
 
 /// The namespaces that have listeners.
 #[derive(Debug)]
@@ -40,6 +46,29 @@ pub(super) struct Sites {
     /// Of the enforced cgroup: a namespace in which none of its members is left is abandoned.
     censor: Censor,
     open: HashMap<u64, OpenSite>,
+    failures: Failures,
+    not_found: Throttle,
+    not_opened: Throttle,
+}
+
+/// Whom a namespace was opened for.
+#[derive(Debug, PartialEq, Eq)]
+enum Owner {
+    /// By namespace and name: as cgroups below a workload's own are parts of it.
+    Workload(String, String),
+    /// Somebody who is not known yet.
+    Cgroup(u64),
+}
+
+/// Why a namespace is not open.
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error("no process leads to it")]
+    NotFound,
+    #[error("its workload has {MOST_OF_WORKLOAD} network namespaces already")]
+    TooMany,
+    #[error(transparent)]
+    Listen(#[from] io::Error),
 }
 
 #[derive(Debug)]
@@ -49,6 +78,8 @@ struct OpenSite {
     listeners: Vec<TcpListener>,
     /// Inode of the namespace in nsfs, as /proc/PID/ns/net shows it.
     inode: u64,
+    /// None for those that an earlier agent had opened: they count for nobody.
+    owner: Option<Owner>,
     /// The agent's own namespace stays open as long as the agent lives.
     keep: bool,
     /// Seen without a member at the last sweep. Two sweeps in a row close it: a runtime may be between two processes.
@@ -65,6 +96,9 @@ impl Sites {
             legs,
             censor: Censor::new(cgroup),
             open: HashMap::new(),
+            failures: Failures::default(),
+            not_found: Throttle::default(),
+            not_opened: Throttle::default(),
         }
     }
 
@@ -119,7 +153,7 @@ impl Sites {
         workers: &Workers,
         identities: &Identities,
     ) {
-        for wanted in wanted {
+        for wanted in each_once(wanted) {
             if self.open.contains_key(&wanted.netns) {
                 continue;
             }
@@ -127,17 +161,17 @@ impl Sites {
                 self.open_announced(wanted, workers, identities);
                 continue;
             }
-            let Some(netns) = find(wanted, identities) else {
-                // Its SYN is sent again in a second and asks again, as long as the process lives.
-                tracing::warn!(
-                    pid = wanted.pid,
-                    "no process leads to a network namespace that wants a listener"
-                );
+            let now = Instant::now();
+            if self.failures.remember(wanted.cgroup, wanted.netns, now) {
                 continue;
-            };
-            if let Err(error) = self.open_with(netns, workers, None) {
-                tracing::error!(%error, pid = wanted.pid, "cannot listen in a network namespace: its connects stay held");
-                if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
+            }
+            let opened = find(wanted, identities)
+                .ok_or(OpenError::NotFound)
+                .and_then(|netns| self.open_for(netns, wanted, workers, identities));
+            if let Err(error) = opened {
+                self.failures.note(wanted.cgroup, wanted.netns, now);
+                self.tell(wanted, &error, now);
+                if error.is_exhaustion() {
                     // For the SYN that is sent again in a second. Pods that come and go by the hundred in ten seconds leave
                     // some 25 descriptors each until the next sweep.
                     match self.census() {
@@ -146,6 +180,52 @@ impl Sites {
                             tracing::warn!(%error, "cannot tell which network namespaces are in use")
                         }
                     }
+                }
+            }
+        }
+    }
+
+    /// Opens a namespace for whom has asked, if its workload may have one more.
+    fn open_for(
+        &mut self,
+        netns: Netns,
+        wanted: &ListenerWanted,
+        workers: &Workers,
+        identities: &Identities,
+    ) -> Result<(), OpenError> {
+        let owner = Owner::of(wanted.cgroup, identities);
+        let owned = self
+            .open
+            .values()
+            .filter(|open| open.owner.as_ref() == Some(&owner));
+        // The agent's own is everybody's.
+        if !netns.is_home() && owned.count() >= MOST_OF_WORKLOAD {
+            return Err(OpenError::TooMany);
+        }
+        let cookie = netns.cookie();
+        self.open_with(netns, workers, None)?;
+        if let Some(open) = self.open.get_mut(&cookie) {
+            open.owner = Some(owner);
+        }
+        Ok(())
+    }
+
+    /// A connect that stays held is sent again in a second and asks again, as long as its process lives.
+    fn tell(&mut self, wanted: &ListenerWanted, error: &OpenError, now: Instant) {
+        let pid = wanted.pid;
+        match error {
+            OpenError::NotFound => {
+                if let Some(unsaid) = self.not_found.pass(now) {
+                    tracing::warn!(
+                        pid,
+                        unsaid,
+                        "no process leads to a network namespace that wants a listener"
+                    );
+                }
+            }
+            OpenError::TooMany | OpenError::Listen(_) => {
+                if let Some(unsaid) = self.not_opened.pass(now) {
+                    tracing::error!(%error, pid, unsaid, "cannot listen in a network namespace: its connects stay held");
                 }
             }
         }
@@ -170,16 +250,23 @@ impl Sites {
         let Ok(inode) = namespace_inode(pid) else {
             return;
         };
-        if self.open.values().any(|open| open.inode == inode) {
+        let now = Instant::now();
+        // By its inode, for want of a cookie: no cookie is as large.
+        if self.open.values().any(|open| open.inode == inode)
+            || self.failures.remember(wanted.cgroup, inode, now)
+        {
             return;
         }
-        let opened = Netns::open(&namespace_of(pid)).and_then(|netns| {
-            if self.open.contains_key(&netns.cookie()) {
-                return Ok(());
-            }
-            self.open_with(netns, workers, None)
-        });
+        let opened = Netns::open(&namespace_of(pid))
+            .map_err(OpenError::Listen)
+            .and_then(|netns| {
+                if self.open.contains_key(&netns.cookie()) {
+                    return Ok(());
+                }
+                self.open_for(netns, wanted, workers, identities)
+            });
         if let Err(error) = opened {
+            self.failures.note(wanted.cgroup, inode, now);
             tracing::debug!(%error, pid = wanted.pid, "a program's network namespace cannot be opened yet");
         }
     }
@@ -323,9 +410,11 @@ impl Sites {
     /// Accepts again after [`Self::pause`].
     ///
     /// # Errors
-    /// A worker does not take a listener.
+    /// A worker does not take a listener, or the kernel's table no entry.
     pub(super) fn resume(&mut self, workers: &Workers) -> io::Result<()> {
         for open in self.open.values_mut() {
+            // The successor may have withdrawn what it could not serve.
+            open.site.publish_again()?;
             let (stop, stopped) = watch::channel(Stop::NotYet);
             workers.serve(
                 duplicates(&open.listeners)?,
@@ -346,15 +435,25 @@ impl Sites {
     fn serve(&mut self, netns: Netns, bound: Bound, workers: &Workers) -> io::Result<()> {
         let (cookie, inode, keep) = (netns.cookie(), netns.inode()?, netns.is_home());
         let table = Arc::clone(&self.table);
+        // Descriptors may be what is lacking: before the kernel is told of listeners that nobody would serve.
+        let (served, named) = (
+            duplicates(&bound.listeners)?,
+            listener::duplicate_places(&bound.datagrams)?,
+        );
         let site = Arc::new(Site::publish(netns, bound.table, bound.datagrams, table)?);
         let (stop, stopped) = watch::channel(Stop::NotYet);
-        workers.serve(duplicates(&bound.listeners)?, site.duplicates()?, &site, &stopped)?;
+        if let Err(error) = workers.serve(served, named, &site, &stopped) {
+            // Else connects would be sent to ports that are closed in a moment, and nobody would ask for others.
+            site.withdraw();
+            return Err(error);
+        }
         self.open.insert(
             cookie,
             OpenSite {
                 site,
                 listeners: bound.listeners,
                 inode,
+                owner: None,
                 keep,
                 unused: false,
                 stop,
@@ -368,11 +467,46 @@ impl Sites {
     }
 }
 
+impl Owner {
+    fn of(cgroup: u64, identities: &Identities) -> Self {
+        identities.of(cgroup).map_or(Self::Cgroup(cgroup), |workload| {
+            Self::Workload(workload.namespace.clone(), workload.name.clone())
+        })
+    }
+}
+
+impl OpenError {
+    /// No descriptor is left.
+    fn is_exhaustion(&self) -> bool {
+        match self {
+            Self::Listen(error) => matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)),
+            Self::NotFound | Self::TooMany => false,
+        }
+    }
+}
+
+/// What is wanted, without what the same cgroup wants for the same namespace: a batch may have two thousand of them. Programs
+/// that have just begun do not say which namespace they are in.
+fn each_once(wanted: &[ListenerWanted]) -> impl Iterator<Item = &ListenerWanted> {
+    let mut seen = HashSet::new();
+    wanted.iter().filter(move |wanted| {
+        let pid = if wanted.netns == 0 { wanted.pid } else { 0 };
+        seen.insert((wanted.netns, wanted.cgroup, pid))
+    })
+}
+
 /// The namespace that a held connect was made in: by the process that made it, else by another one of its cgroup. The
 /// cookie proves that it is the right one; /proc/PID/ns/net may show another meanwhile.
 fn find(wanted: &ListenerWanted, identities: &Identities) -> Option<Netns> {
-    let matching = |pid: &str| {
+    // Entered once, however many processes are in it.
+    let mut seen = HashSet::new();
+    let mut matching = |pid: &str| {
+        let inode = namespace_inode(pid).ok()?;
+        if seen.contains(&inode) {
+            return None;
+        }
         let netns = Netns::open(&namespace_of(pid)).ok()?;
+        seen.insert(inode);
         (netns.cookie() == wanted.netns).then_some(netns)
     };
     matching(&wanted.pid.to_string()).or_else(|| {
@@ -395,4 +529,31 @@ fn members(cgroup: u64, identities: &Identities) -> Vec<String> {
 
 fn duplicates(listeners: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
     listeners.iter().map(TcpListener::try_clone).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_looked_at_once_for_each_cgroup_and_namespace() {
+        let wanted = |netns, cgroup, pid| ListenerWanted {
+            netns,
+            cgroup,
+            pid,
+            reserved: 0,
+        };
+        let batch = [
+            wanted(7, 1, 100),
+            wanted(7, 1, 101),
+            wanted(7, 2, 102),
+            wanted(8, 1, 100),
+            wanted(7, 1, 100),
+            wanted(0, 1, 103),
+            wanted(0, 1, 104),
+            wanted(0, 1, 104),
+        ];
+        let pids: Vec<u32> = each_once(&batch).map(|wanted| wanted.pid).collect();
+        assert_eq!(pids, [100, 102, 100, 103, 104]);
+    }
 }

@@ -257,6 +257,14 @@ impl FenceTables {
         Ok(())
     }
 
+    /// Whether everything has been removed that nobody points to: there will not be more room than now.
+    #[must_use]
+    pub fn is_swept(&self) -> bool {
+        [&self.left, &self.leaving]
+            .iter()
+            .all(|rest| rest.blocks.is_empty() && rest.chunks.is_empty())
+    }
+
     fn point(&mut self, cgroup: u64, member: Member) -> Result<(), TableError> {
         if self.written.get(&cgroup) == Some(&member) {
             return Ok(());
@@ -324,8 +332,14 @@ impl FenceTables {
         }
         let number = self.next_set;
         self.next_set += 1;
+        let mut inserted = Vec::new();
         for (chunk, ports) in chunks(number, ranges) {
-            self.ports.insert(chunk, ports, 0).map_err(at(map::PORTS))?;
+            if let Err(error) = self.ports.insert(chunk, ports, 0) {
+                // A part of a set is nobody's.
+                self.leaving.chunks.append(&mut inserted);
+                return Err(at(map::PORTS)(error));
+            }
+            inserted.push(chunk);
         }
         self.sets.insert(Arc::clone(ranges), number);
         Ok(number)

@@ -10,7 +10,7 @@ use super::{
     },
     host_pattern::HostPattern,
     ports::PortSet,
-    problem::{Place, Problem, Step},
+    problem::{Place, Problem, Step, quoted},
     rule::{Ceiling, Policy, Rule, default_host_ports},
     selector::{Group, Selector, is_dns_label},
     verdict::{PolicyKind, RuleId},
@@ -97,7 +97,10 @@ impl Compiler<'_> {
                 if metadata.name.is_empty() {
                     return "`name` is missing; a policy needs a name of lower-case letters, digits, `-` and `.`".into();
                 }
-                format!("`{}` is not a name; allowed are lower-case letters, digits, `-` and `.`", this.name)
+                format!(
+                    "`{}` is not a name; allowed are lower-case letters, digits, `-` and `.`",
+                    quoted(&this.name)
+                )
             });
         }
         match (self.kind, metadata.namespace.as_deref()) {
@@ -106,7 +109,8 @@ impl Compiler<'_> {
                 if !is_dns_label(namespace) {
                     self.problem_at(&["metadata", "namespace"], |_| {
                         format!(
-                            "`{namespace}` is not a namespace; allowed are lower-case letters, digits and `-`"
+                            "`{}` is not a namespace; allowed are lower-case letters, digits and `-`",
+                            quoted(namespace)
                         )
                     });
                 }
@@ -177,7 +181,10 @@ impl Compiler<'_> {
     fn api_version(&mut self, api_version: &str) {
         if api_version != API_VERSION {
             self.problem_at(&["apiVersion"], |_| {
-                format!("`{api_version}` is not known; allowed is `{API_VERSION}`")
+                format!(
+                    "`{}` is not known; allowed is `{API_VERSION}`",
+                    quoted(api_version)
+                )
             });
         }
     }

@@ -2,7 +2,10 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use super::name::{DomainName, NameError};
+use super::{
+    name::{DomainName, NameError},
+    problem::quoted,
+};
 
 /// A set of host names: one name, or names below it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,15 +34,16 @@ pub enum PatternError {
     #[error("the host pattern is empty; {FORMS}")]
     Empty,
     /// `*`, `**`, `.`: every name there is.
-    #[error("`{0}` would match every name, which no pattern may; {FORMS}")]
+    #[error("`{}` would match every name, which no pattern may; {FORMS}", quoted(.0))]
     Everything(String),
     /// A `*` anywhere but as the whole first label.
-    #[error("`{0}` has a wildcard inside; `*.` or `**.` may stand at the beginning only: {FORMS}")]
+    #[error("`{}` has a wildcard inside; `*.` or `**.` may stand at the beginning only: {FORMS}", quoted(.0))]
     InnerWildcard(String),
     /// A wildcard over a public suffix: anybody can register a name that it matches.
     #[error(
-        "`{pattern}` would match names that anybody can register, because `{suffix}` is a public suffix; \
-         write the names out, or put the wildcard below a registered name (`**.NAME.{suffix}`)"
+        "`{}` would match names that anybody can register, because `{suffix}` is a public suffix; \
+         write the names out, or put the wildcard below a registered name (`**.NAME.{suffix}`)",
+        quoted(.pattern)
     )]
     PublicSuffix {
         /// The pattern as written.
@@ -49,15 +53,17 @@ pub enum PatternError {
     },
     /// An address or a block of addresses.
     #[error(
-        "`{0}` is an address and not a host name; addresses are allowed by a rule of a policy file: \
-         `to: [{{cidr: {1}}}]`"
+        "`{}` is an address and not a host name; addresses are allowed by a rule of a policy file: \
+         `to: [{{cidr: {}}}]`",
+        quoted(.0),
+        quoted(.1)
     )]
     Address(String, String),
     /// A URL, or a host with port or path.
-    #[error("`{0}` has a scheme, a port or a path; a host pattern is the host name alone: {FORMS}")]
+    #[error("`{}` has a scheme, a port or a path; a host pattern is the host name alone: {FORMS}", quoted(.0))]
     NotOnlyHost(String),
     /// The name under the wildcard, or the name itself, is none.
-    #[error("`{pattern}` is not a host pattern: {error}; {FORMS}")]
+    #[error("`{}` is not a host pattern: {error}; {FORMS}", quoted(.pattern))]
     Name {
         /// The pattern as written.
         pattern: String,

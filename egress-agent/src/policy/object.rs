@@ -8,12 +8,15 @@ use serde_json::{Value as Json, json};
 use super::{
     compile::compile,
     document::{API_VERSION, ClusterEgressPolicy, Document, EgressPolicy, LabelSelector, Mode},
-    problem::Problem,
+    problem::{Problem, shortened},
     rule::Policy,
     selector::{Group, Selector},
     verdict::PolicyKind,
     yaml,
 };
+
+/// Most that is told of what is wrong with an object. It goes into `status`, a condition and the log.
+const MOST_BYTES: usize = 1000;
 
 /// Which object: kind, namespace and name. Displayed as its rules are: `EgressPolicy horizons/allow`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -98,7 +101,8 @@ impl PolicyObject {
         serde_path_to_error::deserialize(document).map_err(|error| {
             vec![Problem {
                 path: yaml::steps(error.path()),
-                message: error.into_inner().to_string(),
+                // It names what it has met.
+                message: shortened(&error.into_inner().to_string(), MOST_BYTES / 2).into_owned(),
             }]
         })
     }
@@ -115,16 +119,26 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// Problems as one sentence: what a condition's message has.
+/// Problems as one sentence: what a condition's message has. Some 1,000 bytes at most.
 #[must_use]
 pub fn in_one_line(problems: &[Problem]) -> String {
     /// A person mends a few at a time.
     const MOST: usize = 8;
-    let mut told: Vec<String> = problems.iter().take(MOST).map(ToString::to_string).collect();
-    if problems.len() > MOST {
-        told.push(format!("and {} more", problems.len() - MOST));
+    let mut line = String::new();
+    for (told, problem) in problems.iter().take(MOST).enumerate() {
+        let problem = problem.to_string();
+        if told > 0 {
+            if line.len() + problem.len() > MOST_BYTES {
+                return format!("{line}; and {} more", problems.len() - told);
+            }
+            line.push_str("; ");
+        }
+        line.push_str(&shortened(&problem, MOST_BYTES));
     }
-    told.join("; ")
+    if problems.len() > MOST {
+        line = format!("{line}; and {} more", problems.len() - MOST);
+    }
+    line
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What is wrong with a document, and where.
 
 use std::{
+    borrow::Cow,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -68,6 +69,25 @@ impl LoadErrors {
     }
 }
 
+/// Most bytes of what somebody has written that a message repeats.
+const QUOTED: usize = 100;
+
+/// The beginning of a text, at most `most` bytes and an ellipsis. Who writes an object must not say how much everybody who
+/// tells of it has to carry.
+#[must_use]
+pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return Cow::Borrowed(text);
+    }
+    let begin = text.get(..text.floor_char_boundary(most)).unwrap_or_default();
+    Cow::Owned(format!("{begin}…"))
+}
+
+/// What a document says, for a message about it.
+pub(super) fn quoted(text: &str) -> Cow<'_, str> {
+    shortened(text, QUOTED)
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.line, self.column)
@@ -83,7 +103,7 @@ impl fmt::Display for Place {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Field(name) => write!(f, ".{name}"),
+            Self::Field(name) => write!(f, ".{}", quoted(name)),
             Self::Index(index) => write!(f, "[{index}]"),
         }
     }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use super::problem::quoted;
+
 /// A path longer than this matches no `path`; RFC 9110 section 4.1 asks servers for 8000 bytes.
 const MAX_PATH: usize = 8192;
 /// With [`MAX_PATH`] bounds the work of one comparison.
@@ -120,11 +122,12 @@ impl PathGlob {
             return Err(format!("the path is longer than {MAX_GLOB} bytes"));
         }
         if text.contains("***") {
-            return Err(format!("`{text}` has three stars in a row; {allowed}"));
+            return Err(format!("`{}` has three stars in a row; {allowed}", quoted(text)));
         }
         // A wildcard takes the place of an ordinary character here, so that `/.*` is no dot segment and `//` is found.
         let probe = text.replace('*', "x");
-        normal_path(&probe).map_err(|doubt| format!("`{text}` matches no path: {doubt}; {allowed}"))?;
+        normal_path(&probe)
+            .map_err(|doubt| format!("`{}` matches no path: {doubt}; {allowed}", quoted(text)))?;
         let normal = normal_path(text).map_or(Cow::Borrowed(text), |normal| normal);
         Ok(Self::from_normal(&normal))
     }

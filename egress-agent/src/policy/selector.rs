@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     document::{LabelOperator, LabelSelector, Mode},
-    problem::Step,
+    problem::{Step, quoted},
 };
 use crate::identity::Workload;
 
@@ -186,8 +186,9 @@ fn key_problem(key: &str) -> Option<String> {
         return None;
     }
     Some(format!(
-        "`{key}` is not a label key; allowed are NAME and PREFIX/NAME, where NAME has at most 63 letters, digits, `-`, \
-         `_` and `.`, and PREFIX is a DNS name"
+        "`{}` is not a label key; allowed are NAME and PREFIX/NAME, where NAME has at most 63 letters, digits, `-`, \
+         `_` and `.`, and PREFIX is a DNS name",
+        quoted(key)
     ))
 }
 
@@ -196,8 +197,9 @@ fn value_problem(value: &str) -> Option<String> {
         return None;
     }
     Some(format!(
-        "`{value}` is not a label value; allowed are at most 63 letters, digits, `-`, `_` and `.`, with a letter or \
-         digit at both ends, or nothing"
+        "`{}` is not a label value; allowed are at most 63 letters, digits, `-`, `_` and `.`, with a letter or \
+         digit at both ends, or nothing",
+        quoted(value)
     ))
 }
 

@@ -14,7 +14,7 @@ use super::{
     compile::compile,
     document::{API_VERSION, ClusterEgressPolicy, Document, EgressPolicy},
     host_pattern::HostPattern,
-    problem::{LoadError, LoadErrors, Place, Position, Step},
+    problem::{LoadError, LoadErrors, Place, Position, Step, quoted},
     rule::Policy,
     set::{self, Duplicate, PolicySet, Settings},
     yaml::{self, Located, Node},
@@ -197,7 +197,7 @@ fn read_document(file: &Arc<Path>, root: &mut Node) -> Result<Policy, Vec<Locate
         kind => {
             let found = kind.map_or_else(
                 || "the document has no `kind`".to_owned(),
-                |kind| format!("`{kind}` is not a kind of policy"),
+                |kind| format!("`{}` is not a kind of policy", quoted(kind)),
             );
             let position = root.position(&[Step::Field("kind".into())]);
             let allowed = format!("allowed are EgressPolicy and ClusterEgressPolicy of `{API_VERSION}`");

@@ -18,6 +18,9 @@ use crate::netns::Netns;
 /// Connections that may wait for their accept; the kernel caps it by net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
+/// Ports that are tried. Somebody may have taken some; whoever has taken all of these has taken them to keep us busy.
+const PORTS: usize = 32;
+
 /// Listeners of one namespace, and what the kernel is to be told of them.
 #[derive(Debug)]
 pub struct Bound {
@@ -42,7 +45,9 @@ pub fn bind(netns: &Netns, workers: usize, legs: &LegSettings, first: Option<u16
     let count = workers.clamp(1, LISTENERS_PER_FAMILY);
     netns.within(|| {
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
-        let usual = (PREFERRED_PORT..=u16::MAX - 8).step_by(LISTENERS_PER_FAMILY);
+        let usual = (PREFERRED_PORT..=u16::MAX - 8)
+            .step_by(LISTENERS_PER_FAMILY)
+            .take(PORTS);
         for port in first.into_iter().chain(usual) {
             match bind_at(port, count, legs) {
                 Ok(mut bound) => {
@@ -98,10 +103,22 @@ fn bind_name_service(bound: &mut Bound) -> io::Result<()> {
     Ok(())
 }
 
+/// The sockets of a name service, to be served: the originals stay.
+///
+/// # Errors
+/// No descriptor is free.
+pub fn duplicate_places(places: &[(usize, UdpSocket)]) -> io::Result<Vec<(usize, UdpSocket)>> {
+    places
+        .iter()
+        .map(|(slot, socket)| Ok((*slot, socket.try_clone()?)))
+        .collect()
+}
+
 /// The port, or the first of the ports.
 fn bind_places(is_v4: bool, datagrams: &mut Vec<(usize, UdpSocket)>) -> io::Result<u16> {
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
-    for port in (dns::PREFERRED_PORT..=u16::MAX - 8).step_by(RESOLVERS) {
+    let ports = (dns::PREFERRED_PORT..=u16::MAX - 8).step_by(RESOLVERS);
+    for port in ports.take(PORTS) {
         let places = (0..RESOLVERS).map(|slot| {
             let socket = UdpSocket::bind(dns::place(is_v4, slot, port).socket_addr())?;
             socket.set_nonblocking(true)?;

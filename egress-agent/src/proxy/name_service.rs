@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use egress_common::dns::HeldQuery;
+use egress_common::dns::{Asker, HeldQuery};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,7 +17,7 @@ use tokio::{
         TcpStream, UdpSocket,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{Semaphore, watch},
+    sync::watch,
     task::JoinSet,
     time,
 };
@@ -30,6 +30,7 @@ use super::{
 use crate::{
     dns::{Asking, Transport, relay},
     drain::DrainWatcher,
+    identity::{Identities, Seat, Shares},
     kernel::QueryTable,
     policy::Posture,
 };
@@ -50,8 +51,8 @@ pub(super) struct NameService {
     pub(super) slot: usize,
     pub(super) site: Arc<Site>,
     pub(super) context: WorkerContext,
-    /// Queries that the worker may have under way.
-    pub(super) waiting: Arc<Semaphore>,
+    /// For the queries that the worker may have under way.
+    pub(super) room: Rc<Shares>,
 }
 
 impl NameService {
@@ -107,10 +108,9 @@ impl NameService {
         peer: SocketAddr,
     ) {
         let dns = &self.context.services.dns;
-        let permit = match Arc::clone(&self.waiting).try_acquire_owned() {
-            Ok(permit) if answering.len() < UNDER_WAY => permit,
-            Ok(_) | Err(_) => return dns.drop_one(),
-        };
+        if answering.len() >= UNDER_WAY {
+            return dns.drop_one();
+        }
         // At once: the kernel's table is one of the queries that were asked last.
         let asker = match self.site.asker(peer, queries) {
             Ok(asker) => asker,
@@ -119,6 +119,9 @@ impl NameService {
                 return dns.drop_one();
             }
         };
+        let Some(seat) = seat(&self.room, &asker, &self.context.identities) else {
+            return dns.drop_one();
+        };
         let (socket, site) = (Rc::clone(socket), Arc::clone(&self.site));
         let (services, identities) = (
             Arc::clone(&self.context.services),
@@ -126,7 +129,7 @@ impl NameService {
         );
         let slot = self.slot;
         answering.spawn_local(async move {
-            let _permit = permit;
+            let _seat = seat;
             let asked = match Site::identify(&asker, slot, &identities).await {
                 Ok(asked) => asked,
                 Err(why) => {
@@ -143,8 +146,19 @@ impl NameService {
     }
 }
 
+/// Room for a query of whom it is by what is known now: it may wait for its pod to be known.
+fn seat(room: &Shares, asker: &Asker, identities: &Identities) -> Option<Seat> {
+    match identities.of(asker.cgroup) {
+        Some(workload) => room.enter(&workload),
+        None => room.enter(&identities.stranger(asker.cgroup)),
+    }
+}
+
 /// Answers a query that the kernel handed over because its namespace had no name service yet.
-pub(super) async fn answer_held(held: &HeldQuery, site: &Site, context: &WorkerContext) {
+pub(super) async fn answer_held(held: &HeldQuery, site: &Site, context: &WorkerContext, room: &Shares) {
+    let Some(_seat) = seat(room, &held.asker, &context.identities) else {
+        return context.services.dns.drop_one();
+    };
     let slot = usize::try_from(held.slot).unwrap_or(usize::MAX);
     let length = usize::try_from(held.length).unwrap_or(usize::MAX);
     let asked = Site::identify(&held.asker, slot, &context.identities).await;

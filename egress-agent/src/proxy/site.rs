@@ -4,7 +4,10 @@ use std::{
     cell::RefCell,
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -28,6 +31,8 @@ pub struct Site {
     /// What the kernel was told last.
     table: Mutex<Listeners>,
     published: Arc<Mutex<ListenerTable>>,
+    /// Changed by who has the lock of `published`: what was withdrawn must not be published by a connection that came before.
+    is_published: AtomicBool,
     /// The name service's sockets by their places, for answers to what came by another way.
     places: Vec<(usize, UdpSocket)>,
 }
@@ -81,13 +86,28 @@ impl Site {
             netns,
             table: Mutex::new(table),
             published,
+            is_published: AtomicBool::new(true),
             places,
         })
+    }
+
+    /// Publishes them again, where somebody else may have withdrawn them.
+    ///
+    /// # Errors
+    /// The kernel's table is full.
+    pub fn publish_again(&self) -> io::Result<()> {
+        // In the order of `source_for`.
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        published.publish(self.netns.cookie(), *table)?;
+        self.is_published.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Withdraws them: further connects of this namespace are held.
     pub fn withdraw(&self) {
         let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_published.store(false, Ordering::Relaxed);
         if let Err(error) = published.withdraw(self.netns.cookie()) {
             tracing::warn!(%error, "cannot withdraw a namespace's listeners");
         }
@@ -105,8 +125,8 @@ impl Site {
         *self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Explains a connection from `peer` that was accepted at `listener`: takes its flow and names its workload. Waits, for
-    /// a while, for a pod that is not known yet.
+    /// Explains a connection from `peer` that was accepted at `listener`: takes its flow and names its workload. If it may
+    /// wait, it does for a while for a pod that is not known yet.
     ///
     /// # Errors
     /// There is no explanation; the connection must be closed.
@@ -117,6 +137,7 @@ impl Site {
         flows: &RefCell<FlowTable>,
         identities: &Arc<Identities>,
         services: &Arc<Services>,
+        may_wait: bool,
     ) -> Result<Explained, Unexplained> {
         let taken = flows.borrow_mut().take(self.netns.cookie(), peer, listener);
         let flow = match taken {
@@ -128,7 +149,11 @@ impl Site {
             }
         };
         let (accepted, accepted_at) = (Instant::now(), jiff::Timestamp::now());
-        let found = identities.find(flow.cgroup).await;
+        let found = if may_wait {
+            identities.find(flow.cgroup).await
+        } else {
+            identities.of(flow.cgroup)
+        };
         let is_known = found.is_some();
         let workload = found.unwrap_or_else(|| Arc::new(identities.stranger(flow.cgroup)));
         let foreign = is_foreign(flow.birth_cgroup, flow.cgroup, &workload, identities);
@@ -190,10 +215,7 @@ impl Site {
     /// # Errors
     /// No descriptor is free.
     pub fn duplicates(&self) -> io::Result<Vec<(usize, UdpSocket)>> {
-        let places = self.places.iter();
-        places
-            .map(|(slot, socket)| Ok((*slot, socket.try_clone()?)))
-            .collect()
+        listener::duplicate_places(&self.places)
     }
 
     /// Sends `reply` from the place `slot` of the name service.
@@ -245,6 +267,9 @@ impl Site {
         };
         if let Some(changed) = listener::with_source(&table, source) {
             let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+            if !self.is_published.load(Ordering::Relaxed) {
+                return source;
+            }
             match published.publish(self.netns.cookie(), changed) {
                 Ok(()) => *table = changed,
                 Err(error) => tracing::warn!(%error, "getsockname will show an old address"),

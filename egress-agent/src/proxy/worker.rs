@@ -19,7 +19,7 @@ use egress_common::dns::HeldQuery;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime,
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     task::LocalSet,
 };
 
@@ -29,11 +29,10 @@ use super::{
     name_service::{NameService, answer_held},
     reserve::{self, Reserve},
     site::{Explained, Site, Unexplained},
-    tally::Tally,
 };
 use crate::{
     drain::DrainWatcher,
-    identity::Identities,
+    identity::{Identities, Shares, Tally},
     kernel::{FlowTable, QueryTable},
     socket,
 };
@@ -103,8 +102,12 @@ enum Serve {
 /// What a worker has room for.
 #[derive(Clone)]
 struct Room {
+    /// Of connections. One for all workers: the first connects of a new namespace are held, and all of them then come to the
+    /// same worker.
     tally: Arc<Tally>,
     reserve: Rc<Reserve>,
+    /// Of queries.
+    queries: Rc<Shares>,
 }
 
 /// Listeners that may be queued for a worker: one per namespace at a time is the rule.
@@ -134,6 +137,7 @@ impl Workers {
                 let room = Room {
                     tally,
                     reserve: Reserve::new(),
+                    queries: Rc::new(Shares::new(QUERIES)),
                 };
                 LocalSet::new().block_on(&runtime, work(receiver, Rc::new(tables), context, room));
             };
@@ -242,7 +246,6 @@ async fn work(mut jobs: mpsc::Receiver<Job>, tables: Rc<Tables>, context: Worker
     let mut drain = context.drain.clone();
     let connections = tokio_util::task::TaskTracker::new();
     let mut accepting = tokio::task::JoinSet::new();
-    let waiting = Arc::new(Semaphore::new(QUERIES));
     loop {
         tokio::select! {
             biased;
@@ -257,11 +260,11 @@ async fn work(mut jobs: mpsc::Receiver<Job>, tables: Rc<Tables>, context: Worker
                             accepting.spawn_local(accept(listener, job.site, job.stop, tables, context, room, connections))
                         }
                         Serve::Queries(slot, socket) => {
-                            let service = NameService { slot, site: job.site, context, waiting: Arc::clone(&waiting) };
+                            let service = NameService { slot, site: job.site, context, room: Rc::clone(&room.queries) };
                             accepting.spawn_local(async move { service.serve(socket, job.stop, &tables.queries).await })
                         }
                         Serve::Held(query) => {
-                            accepting.spawn_local(async move { answer_held(&query, &job.site, &context).await })
+                            accepting.spawn_local(async move { answer_held(&query, &job.site, &context, &room.queries).await })
                         }
                     };
                 }
@@ -348,7 +351,8 @@ async fn accept(
     }
 }
 
-/// Serves a connection to its end. Without a tally there is no room for it, and it is refused.
+/// Serves a connection to its end. Without a tally there is no room for it, and it is refused at once, whoever it is of: its
+/// listener accepts nothing meanwhile.
 async fn converse(
     stream: TcpStream,
     peer: SocketAddr,
@@ -362,8 +366,15 @@ async fn converse(
     let explained = match stream.local_addr() {
         Ok(listener) => {
             let (flows, identities) = (&tables.flows, &context.identities);
-            site.explain(peer, listener, flows, identities, &context.services)
-                .await
+            site.explain(
+                peer,
+                listener,
+                flows,
+                identities,
+                &context.services,
+                tally.is_some(),
+            )
+            .await
         }
         // Reset already: there is nothing left to explain.
         Err(_) => Err(Unexplained::NoFlow),
@@ -372,10 +383,7 @@ async fn converse(
     // A tunnel may live for hours: it keeps neither the table nor the listener's context.
     drop((tables, site, context));
     let connection = match explained {
-        Ok(Explained {
-            connection,
-            is_known: true,
-        }) => connection,
+        Ok(Explained { connection, is_known }) if is_known || tally.is_none() => connection,
         Ok(Explained { connection, .. }) => {
             counts.unknown_workload.fetch_add(1, Ordering::Relaxed);
             return lanes::unknown_workload(&connection, stream);
@@ -402,7 +410,7 @@ async fn converse(
 /// Whence `probe` connects to the listeners. Anybody may: it is closed like the others, and only not counted as strange.
 pub const PROBE: Ipv4Addr = Ipv4Addr::new(127, 69, 71, 254);
 
-/// Queries that may be under way at a worker: further ones are dropped and asked again.
+/// Queries that may be under way at a worker, a quarter of them of one workload: further ones are dropped and asked again.
 const QUERIES: usize = 1024;
 
 /// Counts a connection as open for as long as it lives.

@@ -6,9 +6,10 @@ use super::{fingerprint::Fingerprint, node::NodeReport};
 use crate::policy::{
     InForce, ObjectFact,
     object_status::{ACCEPTED, Condition, ObjectStatus},
+    shortened,
 };
 
-/// Longest message of a condition.
+/// Most of an error that a condition tells; its whole message may have 32768 bytes.
 const MOST_BYTES: usize = 4096;
 
 /// The status of the policy that `fact` is about. `own` is what the writer itself has in force: a node that has the same
@@ -42,7 +43,7 @@ fn accepted(fact: &ObjectFact, before: Option<&ObjectStatus>, now: Timestamp) ->
         Some(error) => (
             "False",
             "Invalid",
-            format!("{}; {}", shortened(error), fact.in_force),
+            format!("{}; {}", shortened(error, MOST_BYTES), fact.in_force),
         ),
         None => {
             let reason = match fact.in_force {
@@ -66,13 +67,6 @@ fn accepted(fact: &ObjectFact, before: Option<&ObjectStatus>, now: Timestamp) ->
         ),
         observed_generation: fact.generation,
     }
-}
-
-fn shortened(text: &str) -> &str {
-    let end = (0..=MOST_BYTES.min(text.len()))
-        .rev()
-        .find(|end| text.is_char_boundary(*end));
-    text.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
 #[cfg(test)]

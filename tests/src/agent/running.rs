@@ -208,6 +208,28 @@ impl Running<'_> {
         killpg(self.pid, signal).expect("the process group is there");
     }
 
+    /// Leaves it so many descriptors besides those that it has.
+    ///
+    /// # Panics
+    /// It has ended.
+    pub async fn leave_descriptors(&self, free: usize) {
+        let pid = self.pid;
+        let used: Vec<usize> = fs::read_dir(format!("/proc/{pid}/fd"))
+            .expect("the process is there")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        // What is limited is their numbers, among which there may be gaps.
+        let is_left = |most: &usize| most - used.iter().filter(|number| *number < most).count() == free;
+        let most = (free..).find(is_left).unwrap_or_default();
+        let status = Command::new(tool("prlimit"))
+            .arg(format!("--pid={pid}"))
+            .arg(format!("--nofile={most}:"))
+            .status()
+            .await
+            .expect("prlimit runs");
+        assert!(status.success());
+    }
+
     /// Waits until its standard output contains `text`.
     ///
     /// # Panics

@@ -280,6 +280,35 @@ async fn more_queries_than_may_wait_fail_at_once() {
 }
 
 #[tokio::test]
+async fn one_workload_does_not_take_the_name_service_from_the_others() {
+    let mut lab = Lab::with(|_| Reply::Silence, |settings| settings.most_waiting = 8).await;
+    let ask = async |lab: &Lab| {
+        let begun = Instant::now();
+        let code = lab.ask("good.test.", RecordType::A).await.metadata.response_code;
+        assert_eq!(code, ResponseCode::ServFail);
+        // No server answers: who was let wait has waited.
+        begun.elapsed() < Duration::from_millis(200)
+    };
+    let (first, second, third) = tokio::join!(ask(&lab), ask(&lab), ask(&lab));
+    assert_eq!((first, second, third), (false, false, true));
+    let counts = lab.forwarder.counts();
+    assert_eq!(
+        (counts.failed, counts.denied),
+        (2, 1),
+        "as more than all may have"
+    );
+    let one = lab.workload.clone();
+    let seats = [
+        lab.forwarder.waiting.enter(&one),
+        lab.forwarder.waiting.enter(&one),
+    ];
+    assert!(ask(&lab).await, "its share is taken");
+    lab.workload.name = "two".to_owned();
+    assert!(!ask(&lab).await, "another one's is not");
+    drop(seats);
+}
+
+#[tokio::test]
 async fn garbage_is_answered_or_counted() {
     let lab = Lab::new(|_| Reply::Silence).await;
     assert_eq!(

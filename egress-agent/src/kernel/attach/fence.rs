@@ -205,9 +205,10 @@ impl Attachment {
         }
     }
 
-    /// Looks whether they are as they were attached, as `mend` does with the rest.
-    pub(super) fn mend_fences(&mut self) -> Result<Vec<Repair>, AttachError> {
-        let mut repairs = Vec::new();
+    /// Looks whether they are as they were attached, as `mend` does with the rest. One that cannot be mended keeps nobody from
+    /// looking at the others.
+    pub(super) fn mend_fences(&mut self, repairs: &mut Vec<Repair>) -> Result<(), AttachError> {
+        let mut first = Ok(());
         let indices: Vec<u32> = self.fences.raised.keys().copied().collect();
         for index in indices {
             // Gone with its pair: nothing leaves there any more.
@@ -222,23 +223,34 @@ impl Attachment {
                 .map_or(0, |raised| raised.noted.handle);
             for (place, part) in PARTS.iter().enumerate() {
                 let found = if handle == 0 {
-                    self.mend_part(index, place, *part)?
+                    self.mend_part(index, place, *part)
                 } else {
-                    // Exclusively: it fails where the filter is.
-                    let is_missing = match self.filter_part(index, *part, handle) {
-                        Ok(()) => true,
-                        Err(AttachError::Program { error, .. }) if is_there_already(&*error) => false,
-                        Err(error) => return Err(error),
-                    };
-                    is_missing.then_some("it was removed")
+                    self.mend_filter(index, *part, handle)
                 };
-                repairs.extend(found.map(|found| Repair {
-                    name: part.program,
-                    found,
-                }));
+                match found {
+                    Ok(found) => repairs.extend(found.map(|found| Repair {
+                        name: part.program,
+                        found,
+                    })),
+                    Err(error) => first = first.and(Err(error)),
+                }
             }
         }
-        Ok(repairs)
+        first
+    }
+
+    fn mend_filter(
+        &mut self,
+        index: u32,
+        part: Part,
+        handle: u32,
+    ) -> Result<Option<&'static str>, AttachError> {
+        // Exclusively: it fails where the filter is.
+        match self.filter_part(index, part, handle) {
+            Ok(()) => Ok(Some("it was removed")),
+            Err(AttachError::Program { error, .. }) if is_there_already(&*error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn mend_part(

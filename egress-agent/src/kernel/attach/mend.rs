@@ -18,12 +18,12 @@ pub struct Repair {
 
 impl Attachment {
     /// Looks whether everything is still as [`Self::attach`] left it, and puts right what is not: a link that was
-    /// detached by force, whose program was replaced, or whose pin was removed, and the pin of a map.
+    /// detached by force, whose program was replaced, or whose pin was removed, and the pin of a map. Adds to `repairs` what
+    /// it has put right, also if it fails.
     ///
     /// # Errors
     /// Something cannot be put right; it is tried again at the next call.
-    pub fn mend(&mut self) -> Result<Vec<Repair>, AttachError> {
-        let mut repairs = Vec::new();
+    pub fn mend(&mut self, repairs: &mut Vec<Repair>) -> Result<(), AttachError> {
         let (directory, id) = open_cgroup(&self.cgroup)?;
         self.pins.restore()?;
         for index in 0..self.links.len() {
@@ -32,8 +32,7 @@ impl Attachment {
         for (name, number) in &self.maps {
             repairs.extend(self.mend_map(name, *number).map_err(pinning(name))?);
         }
-        repairs.extend(self.mend_fences()?);
-        Ok(repairs)
+        self.mend_fences(repairs)
     }
 
     fn mend_link(

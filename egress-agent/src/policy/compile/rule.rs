@@ -10,6 +10,7 @@ use crate::policy::{
     document::{HttpRequest, Peer, Port, Protocol, Rule as RuleDocument},
     host_pattern::HostPattern,
     ports::PortSet,
+    problem::quoted,
     request::{PathGlob, RequestPattern},
     rule::Rule,
 };
@@ -133,7 +134,9 @@ impl Compiler<'_> {
             let inner = this.net(text)?;
             if net.is_some_and(|net| !net.contains(&inner)) {
                 this.problem(format!(
-                    "`{text}` is not within `{cidr}`, so there is nothing to leave out"
+                    "`{}` is not within `{}`, so there is nothing to leave out",
+                    quoted(text),
+                    quoted(cidr)
                 ));
             }
             Some(canonical_net(inner))
@@ -147,12 +150,13 @@ impl Compiler<'_> {
                 Ok(address) => format!("for the one address write `{}`", IpNet::from(address)),
                 Err(_) => "allowed is ADDRESS/PREFIX, such as `203.0.113.0/24` or `2001:db8::/32`".into(),
             };
-            self.problem(format!("`{text}` is not an address block; {hint}"));
+            self.problem(format!("`{}` is not an address block; {hint}", quoted(text)));
             return None;
         };
         if net.trunc() != net {
             self.problem(format!(
-                "`{text}` has address bits beyond its prefix; write `{}`, or a longer prefix",
+                "`{}` has address bits beyond its prefix; write `{}`, or a longer prefix",
+                quoted(text),
                 net.trunc()
             ));
             return None;
@@ -182,16 +186,17 @@ impl Compiler<'_> {
         })
     }
 
-    fn method(&mut self, method: &String) -> Option<String> {
+    fn method(&mut self, method: &str) -> Option<String> {
         let is_token = !method.is_empty()
             && method
                 .bytes()
                 .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b"-_".contains(&byte));
         if !is_token {
             self.problem(format!(
-                "`{method}` is not a method; methods are case-sensitive and upper case, such as GET or POST"
+                "`{}` is not a method; methods are case-sensitive and upper case, such as GET or POST",
+                quoted(method)
             ));
         }
-        is_token.then(|| method.clone())
+        is_token.then(|| method.to_owned())
     }
 }

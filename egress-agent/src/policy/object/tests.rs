@@ -56,6 +56,46 @@ fn an_object_is_told_what_is_wrong_by_its_path() {
 }
 
 #[test]
+fn what_is_wrong_is_told_in_a_line_of_bounded_length() {
+    let long = "ä".repeat(300_000);
+    for (spec, begin) in [
+        (
+            serde_json::json!({"podSelector": {"matchLabels": {&long: "x"}}}),
+            "spec.podSelector.matchLabels.ää",
+        ),
+        (
+            serde_json::json!({"podSelector": {"matchLabels": {"x": &long}}}),
+            "spec.podSelector.matchLabels.x: `ää",
+        ),
+        (serde_json::json!({&long: 1}), "spec.ää"),
+        (
+            serde_json::json!({"mode": &long}),
+            "spec.mode: unknown variant `ää",
+        ),
+        (
+            serde_json::json!({"egress": vec![serde_json::json!({"to": [{"domain": &long}, {"cidr": &long}]}); 9]}),
+            "spec.egress[0].to[0].domain: `ää",
+        ),
+    ] {
+        let object = PolicyObject {
+            spec,
+            ..object(PolicyKind::EgressPolicy, "{}")
+        };
+        let told = problems(&object);
+        assert!(told.starts_with(begin), "{told}");
+        assert!(told.len() < 1100, "{} bytes", told.len());
+        assert!(told.contains('…'), "{told}");
+    }
+    let many = serde_json::json!({"egress": vec![serde_json::json!({"to": [{"cidr": "x"}]}); 100]});
+    let object = PolicyObject {
+        spec: many,
+        ..object(PolicyKind::EgressPolicy, "{}")
+    };
+    let told = problems(&object);
+    assert!(told.ends_with(" more"), "{told}");
+}
+
+#[test]
 fn verdicts_carry_the_objects_namespace_and_name_and_the_rules_index() {
     let set = set([object(
         PolicyKind::EgressPolicy,
