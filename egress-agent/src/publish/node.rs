@@ -12,11 +12,14 @@ use tokio::time::Instant;
 
 use super::{
     FIELD_MANAGER, Publisher,
-    fingerprint::{BASIS, Fingerprint, hash},
+    fingerprint::Fingerprint,
 };
 use crate::{
     identity::Workload,
-    policy::{InForce, ObjectKey, PolicySet, PolicyStore},
+    policy::{
+        InForce, ObjectKey, PolicySet, PolicyStore,
+        fnv::{BASIS, hash},
+    },
 };
 
 /// The label of a node's Lease.
