@@ -65,7 +65,7 @@ impl Enforcer {
                 self.follow_exempt();
                 self.enrol();
                 match self.sites.census() {
-                    Ok(census) => self.purge(&census),
+                    Ok(census) => self.purge(census.open_namespaces()),
                     Err(error) => {
                         tracing::error!(%error, "cannot look at connections that are no longer allowed")
                     }
@@ -112,12 +112,14 @@ impl Enforcer {
     pub(super) fn enrol(&mut self) {
         let set = self.services.policy.load();
         told(self.roster.enrol(&set).map(drop));
+        self.meet_strangers();
     }
 
     /// Takes in these cgroups.
     pub(super) fn enrol_those(&mut self, cgroups: impl IntoIterator<Item = u64>) {
         let set = self.services.policy.load();
         told(self.roster.enrol_those(&set, cgroups));
+        self.meet_strangers();
     }
 }
 
