@@ -59,7 +59,8 @@ impl Enforcer {
 
     fn purge_and_note(&self, namespaces: impl Iterator<Item = Netns>, mut unknown: impl FnMut(u64, u64)) {
         for netns in namespaces {
-            let closed = purge(&netns, |socket| {
+            let is_outbound = |socket: &OpenSocket| self.direct.has(socket.cookie);
+            let closed = purge(&netns, is_outbound, |socket| {
                 let peer = socket.peer.ip();
                 if is_left_alone(peer, &self.internal) {
                     return false;
@@ -88,17 +89,19 @@ impl Enforcer {
     }
 }
 
-/// Closes what `is_refused` in a network namespace, and says what that was.
+/// Closes what `is_refused` in a network namespace, and says what that was. What `is_outbound` was seen to begin here.
 ///
 /// # Errors
 /// The kernel cannot list or close sockets.
 fn purge(
     netns: &Netns,
+    is_outbound: impl Fn(&OpenSocket) -> bool,
     mut is_refused: impl FnMut(&OpenSocket) -> bool,
 ) -> std::io::Result<Vec<OpenSocket>> {
     let diag = netns.within(SockDiag::open)??;
     let sockets = diag.sockets()?;
-    // An accepted connection has its listener's port: inbound is not our business.
+    // An accepted connection has its listener's port: inbound is not our business. But whoever has an outbound one may
+    // listen on its port as well.
     let served: HashSet<u16> = sockets
         .iter()
         .filter(|socket| socket.listens)
@@ -106,7 +109,9 @@ fn purge(
         .collect();
     let mut closed = Vec::new();
     for socket in sockets {
-        let is_inbound = socket.transport == Transport::Tcp && served.contains(&socket.local.port());
+        let is_inbound = socket.transport == Transport::Tcp
+            && served.contains(&socket.local.port())
+            && !is_outbound(&socket);
         if socket.listens || is_inbound || !is_refused(&socket) {
             continue;
         }
