@@ -18,9 +18,9 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{Semaphore, watch},
-    task::JoinSet,
     time,
 };
+use tokio_util::task::TaskTracker;
 
 use super::{
     connection::{Connection, Services},
@@ -52,10 +52,13 @@ pub(super) struct NameService {
     pub(super) context: WorkerContext,
     /// Queries that the worker may have under way.
     pub(super) waiting: Arc<Semaphore>,
+    /// What the worker finishes before it ends, as far as the drain leaves it time.
+    pub(super) answering: TaskTracker,
 }
 
 impl NameService {
-    /// Answers queries until `stop` changes.
+    /// Takes queries until `stop` changes. Those that were taken are answered also after that: their askers would wait for
+    /// five seconds (glibc) before they ask again.
     pub(super) async fn serve(
         self,
         socket: StdUdpSocket,
@@ -69,19 +72,18 @@ impl NameService {
                 return;
             }
         };
-        let mut answering = JoinSet::new();
+        let room = Arc::new(Semaphore::new(UNDER_WAY));
         let mut buffer = vec![0; LONGEST_QUERY];
         loop {
             let received = tokio::select! {
                 biased;
                 _changed = stop.changed() => break,
                 received = socket.recv_from(&mut buffer) => received,
-                Some(_ended) = answering.join_next(), if !answering.is_empty() => continue,
             };
             match received {
                 Ok((length, peer)) => {
                     let query = buffer.get(..length).unwrap_or_default().to_vec();
-                    self.take(&mut answering, &socket, queries, query, peer);
+                    self.take(&room, &socket, queries, query, peer);
                 }
                 // ECONNREFUSED tells of an asker that has gone.
                 Err(error) => tracing::debug!(%error, "the name service received an error"),
@@ -92,24 +94,27 @@ impl NameService {
         }
         while let Ok((length, peer)) = socket.try_recv_from(&mut buffer) {
             let query = buffer.get(..length).unwrap_or_default().to_vec();
-            self.take(&mut answering, &socket, queries, query, peer);
+            self.take(&room, &socket, queries, query, peer);
         }
         // Each is bounded by the time that its servers have.
-        while answering.join_next().await.is_some() {}
+        drop(
+            room.acquire_many(u32::try_from(UNDER_WAY).unwrap_or(u32::MAX))
+                .await,
+        );
     }
 
     fn take(
         &self,
-        answering: &mut JoinSet<()>,
+        room: &Arc<Semaphore>,
         socket: &Rc<UdpSocket>,
         queries: &QueryTable,
         query: Vec<u8>,
         peer: SocketAddr,
     ) {
         let dns = &self.context.services.dns;
-        let permit = match Arc::clone(&self.waiting).try_acquire_owned() {
-            Ok(permit) if answering.len() < UNDER_WAY => permit,
-            Ok(_) | Err(_) => return dns.drop_one(),
+        let permits = [&self.waiting, room].map(|room| Arc::clone(room).try_acquire_owned());
+        let [Ok(permit), Ok(place)] = permits else {
+            return dns.drop_one();
         };
         // At once: the kernel's table is one of the queries that were asked last.
         let asker = match self.site.asker(peer, queries) {
@@ -125,8 +130,8 @@ impl NameService {
             Arc::clone(&self.context.identities),
         );
         let slot = self.slot;
-        answering.spawn_local(async move {
-            let _permit = permit;
+        self.answering.spawn_local(async move {
+            let _permits = (permit, place);
             let asked = match Site::identify(&asker, slot, &identities).await {
                 Ok(asked) => asked,
                 Err(why) => {
