@@ -14,6 +14,7 @@ mod reports;
 mod roster;
 mod sites;
 mod start;
+mod strangers;
 
 use std::{
     io,
@@ -30,7 +31,7 @@ use tokio::sync::mpsc;
 
 use self::{
     census::Census, control::Control, fences::Fences, handover::Draining, ledger::Ledger,
-    members::IdentityChanges, reports::Reports, roster::Roster, sites::Sites,
+    members::IdentityChanges, reports::Reports, roster::Roster, sites::Sites, strangers::Strangers,
 };
 pub use self::{
     handover::{Channel, Predecessor},
@@ -142,6 +143,8 @@ pub struct Enforcer {
     changes: IdentityChanges,
     /// The cgroups that the kernel leaves alone now.
     exempted: Vec<u64>,
+    /// Who was unknown when the enforcement began.
+    strangers: Strangers,
     internal: Vec<IpNet>,
     /// As long as it drains.
     predecessor: Option<Draining>,
@@ -359,7 +362,8 @@ impl Enforcer {
         match self.sites.census() {
             Ok(census) => {
                 if has_news {
-                    self.purge(&census);
+                    self.purge(census.open_namespaces());
+                    self.forget_strangers();
                 }
                 self.review_fences(&census);
             }
@@ -385,35 +389,6 @@ impl Enforcer {
     fn review_fences(&mut self, census: &Census) {
         self.fences
             .review(census, &mut self.attachment, &self.services.policy);
-    }
-
-    /// Closes connections that are not allowed and were not seen to begin, or no longer are.
-    fn purge(&self, census: &Census) {
-        for netns in census.open_namespaces() {
-            let closed = purge::purge(&netns, |socket| {
-                let peer = socket.peer.ip();
-                let Some(member) = self.roster.member(socket.cgroup) else {
-                    return false;
-                };
-                member.fence.enforce
-                    && !purge::is_left_alone(peer, &self.internal)
-                    && !purge::lets_live(&member.fence, peer, socket.peer.port(), socket.transport)
-            });
-            match closed {
-                Ok(closed) => {
-                    let set = self.services.policy.load();
-                    let ledger = self.ledger(&set);
-                    for socket in closed.iter().filter(|socket| !self.direct.has(socket.cookie)) {
-                        self.services.log.record(ledger.purged(socket));
-                    }
-                }
-                Err(error) => tracing::error!(
-                    %error,
-                    cookie = netns.cookie(),
-                    "connections that are not allowed cannot be closed: those from before the enforcement go on"
-                ),
-            }
-        }
     }
 
     fn ledger<'a>(&'a self, set: &'a Arc<PolicySet>) -> Ledger<'a> {

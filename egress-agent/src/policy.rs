@@ -7,6 +7,7 @@ mod denial;
 pub mod document;
 pub mod explain;
 mod fence;
+pub mod fnv;
 #[doc(hidden)]
 pub mod fuzz;
 mod host_pattern;

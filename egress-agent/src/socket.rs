@@ -1,4 +1,4 @@
-//! Socket options that no crate wraps. With `kernel` and `proxy/tunnel/splice.rs` the only place with unsafe code.
+//! Socket options that no crate wraps. With `kernel` and `readiness.rs` the only place with unsafe code.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},

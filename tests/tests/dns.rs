@@ -39,6 +39,7 @@ promises![
     the_first_query_of_a_new_namespace_is_answered,
     queries_are_logged_and_counted,
     a_killed_agent_answers_nobody_and_lets_nothing_out,
+    a_query_that_is_under_way_at_a_hand_over_is_answered,
     each_workload_is_answered_by_its_own_policy,
 ];
 
@@ -643,6 +644,35 @@ tell(answers=answers)"#,
     }
     assert_eq!(world.agent_dns.questions().len(), before);
     assert!(world.workload_dns.questions().is_empty());
+}
+
+async fn a_query_that_is_under_way_at_a_hand_over_is_answered() {
+    let world = World::new().await;
+    let second = world.another_client("second", 3).await;
+    let daemon = Daemon::start(&world, "").await;
+    world.zone.set("good.test", Answer::Silence);
+    // Asked once: glibc would ask again after five seconds.
+    let client = program(
+        &world,
+        r#"
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect(("198.51.100.54", 53))
+s.send(query("good.test"))
+print(rcode(s.recv(4096)))"#,
+    );
+    let asking = world.start_in(&second, &daemon.tree.join("a"), &client);
+    daemon
+        .eventually("the server was asked", async || {
+            !world.agent_dns.questions().is_empty()
+        })
+        .await;
+
+    let (daemon, old) = daemon.succeed(&["--take-over"]).await;
+
+    // SERVFAIL, when the server's time is over.
+    asking.finish().await.succeeded().printed("2\n");
+    old.finish().await.succeeded();
+    daemon.stop().await.succeeded();
 }
 
 async fn each_workload_is_answered_by_its_own_policy() {

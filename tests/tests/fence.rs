@@ -21,6 +21,7 @@ promises![
     audit_lets_every_port_pass_and_says_what_would_have_been,
     an_open_direct_connection_lives_on_as_long_as_a_rule_allows_it,
     an_open_direct_connection_ends_when_its_rule_goes,
+    an_open_direct_connection_whose_port_also_listens_ends_too,
     a_connection_from_before_the_enforcement_is_closed_and_an_accepted_one_lives,
     direct_connections_are_judged_and_logged_while_no_agent_lives,
     policies_that_do_not_fit_yet_are_in_force_once_there_is_room,
@@ -308,7 +309,32 @@ fn block_of(namespace: &str) -> String {
     )
 }
 
+/// As it would be told from accepted ones, were it not known who began it.
+const HOLDS_AND_LISTENS: &str = "
+import errno, socket
+def bound(port):
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(('', port))
+    return s
+s = bound(0)
+s.connect(('198.51.100.10', 5432))
+listening = bound(s.getsockname()[1])
+listening.listen()
+print('open', flush=True)
+try: print('ended', len(s.recv(10)), flush=True)
+except OSError as e: print('ended', errno.errorcode[e.errno], flush=True)
+";
+
 async fn an_open_direct_connection_ends_when_its_rule_goes() {
+    ends_when_its_rule_goes(HOLDS).await;
+}
+
+async fn an_open_direct_connection_whose_port_also_listens_ends_too() {
+    ends_when_its_rule_goes(HOLDS_AND_LISTENS).await;
+}
+
+async fn ends_when_its_rule_goes(holds: &str) {
     let world = World::new().await;
     let second = world.another_client("second", 3).await;
     let origin = world
@@ -325,7 +351,7 @@ async fn an_open_direct_connection_ends_when_its_rule_goes() {
             tried.text() != "EPERM\n"
         })
         .await;
-    let client = world.start_in(&second, &cgroup, &python(&world, "holds", HOLDS));
+    let client = world.start_in(&second, &cgroup, &python(&world, "holds", holds));
     client.says("open").await;
     let direct = async || daemon.status().await.unwrap_or_default()["tables"]["direct"].clone();
     assert_eq!(direct().await, json!({"entries": 1, "most": 65536}));

@@ -43,6 +43,7 @@ promises![
     a_successor_must_ask_for_it_and_for_the_same_cgroup,
     a_successor_serves_on_when_its_predecessor_is_killed,
     a_tunnel_that_new_policies_refuse_is_reset_and_the_others_live_on,
+    a_tunnel_that_was_only_audited_is_judged_when_the_policies_enforce,
     cleanup_after_a_takeover_leaves_nothing,
 ];
 
@@ -612,6 +613,87 @@ async fn a_tunnel_that_new_policies_refuse_is_reset_and_the_others_live_on() {
         endings,
         [("team-a", "policy_changed"), ("team-b", "complete")].map(|(who, how)| (who.into(), how.into()))
     );
+    daemon.stop().await.succeeded();
+}
+
+async fn a_tunnel_that_was_only_audited_is_judged_when_the_policies_enforce() {
+    let (world, second) = world().await;
+    let _echo = world.raw("good.test", 443, echoing).await;
+    let _other = world.raw("other.test", 443, echoing).await;
+    let _web = world
+        .raw("other.test", 80, async |mut connection| {
+            connection.read_some().await?;
+            connection.send(b"ready").await?;
+            connection.stall().await
+        })
+        .await;
+    let apply = |mode: &str| {
+        for (name, host) in [("a", "third.test"), ("b", "other.test")] {
+            let text = policy(name, &format!("team-{name}"), host)
+                .replace("spec:\n", &format!("spec:\n  mode: {mode}\n"));
+            world.file(&format!("policies/{name}.yaml"), &text);
+        }
+    };
+    let daemon = Daemon::start(&world, "").await;
+    apply("Audit");
+    world.file("policies/c.yaml", &policy("c", "team-c", "third.test"));
+    daemon
+        .eventually("they are in force", async || {
+            let status = daemon.status().await.unwrap_or_default();
+            status["policies"] == 3
+        })
+        .await;
+    // Not what `a` may reach, but that is only noted.
+    let refused = open_tunnel(&world, &daemon, &second).await;
+    let allowed = world.start_in(
+        &second,
+        &daemon.tree.join("b"),
+        &raw(&world, &script(&world, "other.test")),
+    );
+    allowed.says("open").await;
+    let request = Script::to(world.sockets("other.test", 80)[0])
+        .send(b"GET / HTTP/1.1\r\nHost: other.test\r\n\r\n")
+        .read_until(b"ready")
+        .step(Step::Say("open".to_owned()))
+        .read_to_end();
+    let request = world.start_in(&second, &daemon.tree.join("b"), &raw(&world, &request));
+    request.says("open").await;
+
+    apply("Enforce");
+    daemon
+        .eventually("two are ended", async || {
+            let ended = |record: &&Value| record["ending"] == "policy_changed";
+            daemon.log().iter().filter(ended).count() == 2
+        })
+        .await;
+    world.file("go", "");
+    for reset in [refused, request] {
+        let outcome = Outcome::single(&reset.finish().await.text().replace("open\n", ""));
+        assert_eq!(outcome.error(), Some("ConnectionReset"), "{outcome:?}");
+    }
+    let outcome = Outcome::single(&allowed.finish().await.text().replace("open\n", ""));
+    assert_eq!(
+        (outcome.failure.clone(), outcome.text()),
+        (None, "readylate".to_owned())
+    );
+
+    daemon
+        .eventually("all are logged", async || daemon.log().len() == 3)
+        .await;
+    let mut endings: Vec<_> = daemon
+        .log()
+        .iter()
+        .map(|record| format!("{} {}", record["original"], record["ending"]))
+        .collect();
+    endings.sort();
+    let [good, other] = ["good.test", "other.test"].map(|name| world.sockets(name, 443)[0].ip());
+    let mut expected = [
+        format!("\"{good}:443\" \"policy_changed\""),
+        format!("\"{other}:443\" \"complete\""),
+        format!("\"{other}:80\" \"policy_changed\""),
+    ];
+    expected.sort();
+    assert_eq!(endings, expected);
     daemon.stop().await.succeeded();
 }
 

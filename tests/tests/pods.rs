@@ -22,6 +22,7 @@ promises![
     a_pod_of_a_service_mesh_is_served_past_its_sidecar,
     a_pod_that_the_api_server_tells_late_waits_for_its_verdict,
     a_pod_that_nobody_knows_is_refused,
+    a_connection_from_before_the_enforcement_is_closed_when_its_pod_becomes_known,
     exempt_pods_are_left_alone_and_others_cannot_exempt_themselves,
     a_pod_with_new_labels_is_judged_anew_while_its_tunnel_is_open,
     without_an_api_server_what_is_known_stays_and_status_says_since_when,
@@ -178,6 +179,40 @@ async fn a_pod_that_nobody_knows_is_refused() {
         let log = node.log();
         let told = log.iter().find(|record| record["outcome"] == "unknown_workload");
         told.is_some_and(|record| record["workload"] == pod.uid.as_str())
+    })
+    .await;
+}
+
+async fn a_connection_from_before_the_enforcement_is_closed_when_its_pod_becomes_known() {
+    let (world, place, server) = cluster().await;
+    let _origin = world
+        .raw("good.test", 5432, async |connection| connection.stall().await)
+        .await;
+    let holds = "
+import errno, socket
+s = socket.create_connection(('198.51.100.10', 5432), 10)
+s.settimeout(None)
+print('open', flush=True)
+try: print('ended', len(s.recv(10)), flush=True)
+except OSError as e: print('ended', errno.errorcode[e.errno], flush=True)
+";
+    let pod = Pod::new(1, "team-a", "early");
+    let cgroup = world.cgroup.child(&format!("kubepods/{}", pod.container()));
+    let client = world.start_in(&place, &cgroup, &python(&world, "holds", holds));
+    client.says("open").await;
+
+    // The API server has not told the pod yet.
+    let node = Node::start(&world, "  identityWaitMilliseconds: 300").await;
+    assert_eq!(node.log().len(), 0, "nobody knows whose it is");
+    server.pod(&pod);
+
+    client.says("ended ECONNABORTED").await;
+    node.eventually("it is logged", async || {
+        node.log().iter().any(|record| {
+            record["outcome"] == "opened_before"
+                && record["original"] == "198.51.100.10:5432"
+                && record["pod"] == "early"
+        })
     })
     .await;
 }

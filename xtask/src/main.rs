@@ -34,7 +34,7 @@ enum Verb {
     Setup,
     /// Build the agent with the kernel programs in it (about 2 min the first time)
     Build(build::Arguments),
-    /// Write deploy/base/crds.yaml from the types of the policies
+    /// Write the definitions of the custom resources (three files below deploy) from the types of the policies
     Crdgen,
     /// Watch the enforcer allow one name and refuse another, in a network of its own (root; about 10 s once
     /// built)

@@ -2,10 +2,17 @@
 
 use std::{io, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Duration, Instant, sleep_until},
+};
 
 use super::Enforcer;
 use crate::identity::{Changes, Identities};
+
+/// How often what is open is judged again at most because workloads have changed, which anybody may bring about who may
+/// label pods: it means a look at every socket and every tunnel.
+const JUDGE_PERIOD: Duration = Duration::from_secs(1);
 
 /// What there is to follow.
 #[derive(Debug)]
@@ -13,6 +20,8 @@ pub(super) struct IdentityChanges {
     cgroups: watch::Receiver<u64>,
     pods: Option<watch::Receiver<u64>>,
     judged: Option<watch::Receiver<u64>>,
+    /// Before this the next change of the latter is not told.
+    judged_next: Instant,
 }
 
 /// What has changed.
@@ -33,14 +42,23 @@ impl IdentityChanges {
             cgroups: identities.changes(),
             pods: directory.map(|directory| directory.changes()),
             judged: directory.map(|directory| directory.judged_changes()),
+            judged_next: Instant::now(),
         }
     }
 
-    /// Waits for a change. Several that come together are one.
+    /// Waits for a change. Several that come together are one, as are all of the same second that concern verdicts but for
+    /// the first one. Cancelling loses nothing.
     pub(super) async fn next(&mut self) -> Changed {
+        let judged = async {
+            sleep_until(self.judged_next).await;
+            changed(self.judged.as_mut()).await;
+        };
         tokio::select! {
             biased;
-            () = changed(self.judged.as_mut()) => Changed::Judged,
+            () = judged => {
+                self.judged_next = Instant::now() + JUDGE_PERIOD;
+                Changed::Judged
+            }
             () = changed(self.pods.as_mut()) => Changed::Pod,
             () = changed(Some(&mut self.cgroups)) => Changed::Cgroup,
         }
@@ -65,7 +83,7 @@ impl Enforcer {
                 self.follow_exempt();
                 self.enrol();
                 match self.sites.census() {
-                    Ok(census) => self.purge(&census),
+                    Ok(census) => self.purge(census.open_namespaces()),
                     Err(error) => {
                         tracing::error!(%error, "cannot look at connections that are no longer allowed")
                     }
@@ -112,17 +130,63 @@ impl Enforcer {
     pub(super) fn enrol(&mut self) {
         let set = self.services.policy.load();
         told(self.roster.enrol(&set).map(drop));
+        self.meet_strangers();
     }
 
     /// Takes in these cgroups.
     pub(super) fn enrol_those(&mut self, cgroups: impl IntoIterator<Item = u64>) {
         let set = self.services.policy.load();
         told(self.roster.enrol_those(&set, cgroups));
+        self.meet_strangers();
     }
 }
 
 fn told(enrolled: io::Result<()>) {
     if let Err(error) = enrolled {
         tracing::error!(%error, "the kernel cannot be told of all cgroups: unknown ones are held and refused");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_change_of_verdicts_is_told_at_once_and_the_rest_once_a_second() {
+        let (cgroups, pods, judged) = (
+            watch::Sender::new(0),
+            watch::Sender::new(0),
+            watch::Sender::new(0),
+        );
+        let mut changes = IdentityChanges {
+            cgroups: cgroups.subscribe(),
+            pods: Some(pods.subscribe()),
+            judged: Some(judged.subscribe()),
+            judged_next: Instant::now(),
+        };
+        let begun = Instant::now();
+        judged.send_modify(|number| *number += 1);
+        assert_eq!(changes.next().await, Changed::Judged);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        for _ in 0..100 {
+            judged.send_modify(|number| *number += 1);
+            // As serving does when something else is ready.
+            let early = timeout(JUDGE_PERIOD / 1000, changes.next()).await;
+            assert!(early.is_err(), "{early:?}");
+        }
+        // What else there is does not wait.
+        pods.send_modify(|number| *number += 1);
+        assert_eq!(changes.next().await, Changed::Pod);
+        assert!(begun.elapsed() < JUDGE_PERIOD);
+        assert_eq!(changes.next().await, Changed::Judged);
+        assert_eq!(begun.elapsed(), JUDGE_PERIOD);
+        let more = timeout(JUDGE_PERIOD * 2, changes.next()).await;
+        assert!(more.is_err(), "all of them were one: {more:?}");
+        judged.send_modify(|number| *number += 1);
+        let begun = Instant::now();
+        assert_eq!(changes.next().await, Changed::Judged);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }

@@ -14,7 +14,7 @@ use egress_common::listener::LISTENERS_PER_FAMILY;
 
 use super::{
     Enforcer, EnforcerSettings, control::Control, fences::Fences, members::IdentityChanges, reports::Reports,
-    roster::Roster, sites::Sites,
+    roster::Roster, sites::Sites, strangers::Strangers,
 };
 use crate::{
     drain::{self, DrainTrigger},
@@ -151,6 +151,7 @@ impl Parts {
             node: from.node,
             changes,
             exempted,
+            strangers: Strangers::default(),
             internal: from.internal,
             predecessor: None,
             traces,

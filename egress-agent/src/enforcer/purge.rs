@@ -7,22 +7,101 @@ use std::{collections::HashSet, net::IpAddr};
 use egress_common::member::Transport;
 use ipnet::IpNet;
 
+use super::{Enforcer, census::Census, strangers::Strangers};
 use crate::{
     kernel::{Fence, OpenSocket, SockDiag},
     netns::Netns,
 };
 
-/// Closes what `is_refused` in a network namespace, and says what that was.
+impl Enforcer {
+    /// Closes connections that are not allowed and were not seen to begin, or no longer are.
+    pub(super) fn purge(&self, namespaces: impl Iterator<Item = Netns>) {
+        self.purge_and_note(namespaces, |_cgroup, _namespace| {});
+    }
+
+    /// The same at the beginning of the enforcement. Of whom nobody knows yet is noted, for [`Self::meet_strangers`].
+    pub(super) fn purge_what_was_before(&mut self, census: &Census) {
+        let mut strangers = Strangers::default();
+        self.purge_and_note(census.open_namespaces(), |cgroup, namespace| {
+            strangers.note(cgroup, namespace);
+        });
+        self.strangers = strangers;
+    }
+
+    /// Closes what those had opened before the enforcement began who have become known since. What others have opened,
+    /// who came later, was judged.
+    pub(super) fn meet_strangers(&mut self) {
+        let is_enforced = |cgroup| Some(self.roster.member(cgroup)?.fence.enforce);
+        let namespaces = self.strangers.namespaces_of_enforced(is_enforced);
+        if !namespaces.is_empty() {
+            match self.sites.census() {
+                Ok(census) => self.purge(
+                    census
+                        .open_namespaces()
+                        .filter(|netns| namespaces.contains(&netns.cookie())),
+                ),
+                // They stay strangers: tried again with the next look.
+                Err(error) => {
+                    return tracing::error!(%error, "cannot look at connections from before the enforcement");
+                }
+            }
+        }
+        self.forget_strangers();
+    }
+
+    /// Those who are known were purged, or are not enforced: new policies for them have a purge of their own.
+    pub(super) fn forget_strangers(&mut self) {
+        let Self {
+            strangers, roster, ..
+        } = self;
+        strangers.forget(|cgroup| roster.knows(cgroup));
+    }
+
+    fn purge_and_note(&self, namespaces: impl Iterator<Item = Netns>, mut unknown: impl FnMut(u64, u64)) {
+        for netns in namespaces {
+            let is_outbound = |socket: &OpenSocket| self.direct.has(socket.cookie);
+            let closed = purge(&netns, is_outbound, |socket| {
+                let peer = socket.peer.ip();
+                if is_left_alone(peer, &self.internal) {
+                    return false;
+                }
+                let Some(member) = self.roster.member(socket.cgroup) else {
+                    unknown(socket.cgroup, netns.cookie());
+                    return false;
+                };
+                member.fence.enforce && !lets_live(&member.fence, peer, socket.peer.port(), socket.transport)
+            });
+            match closed {
+                Ok(closed) => {
+                    let set = self.services.policy.load();
+                    let ledger = self.ledger(&set);
+                    for socket in closed.iter().filter(|socket| !self.direct.has(socket.cookie)) {
+                        self.services.log.record(ledger.purged(socket));
+                    }
+                }
+                Err(error) => tracing::error!(
+                    %error,
+                    cookie = netns.cookie(),
+                    "connections that are not allowed cannot be closed: those from before the enforcement go on"
+                ),
+            }
+        }
+    }
+}
+
+/// Closes what `is_refused` in a network namespace, and says what that was. What `is_outbound` was seen to begin here.
 ///
 /// # Errors
 /// The kernel cannot list or close sockets.
-pub(super) fn purge(
+fn purge(
     netns: &Netns,
-    is_refused: impl Fn(&OpenSocket) -> bool,
+    is_outbound: impl Fn(&OpenSocket) -> bool,
+    mut is_refused: impl FnMut(&OpenSocket) -> bool,
 ) -> std::io::Result<Vec<OpenSocket>> {
     let diag = netns.within(SockDiag::open)??;
     let sockets = diag.sockets()?;
-    // An accepted connection has its listener's port: inbound is not our business.
+    // An accepted connection has its listener's port: inbound is not our business. But whoever has an outbound one may
+    // listen on its port as well.
     let served: HashSet<u16> = sockets
         .iter()
         .filter(|socket| socket.listens)
@@ -30,7 +109,9 @@ pub(super) fn purge(
         .collect();
     let mut closed = Vec::new();
     for socket in sockets {
-        let is_inbound = socket.transport == Transport::Tcp && served.contains(&socket.local.port());
+        let is_inbound = socket.transport == Transport::Tcp
+            && served.contains(&socket.local.port())
+            && !is_outbound(&socket);
         if socket.listens || is_inbound || !is_refused(&socket) {
             continue;
         }
@@ -42,7 +123,7 @@ pub(super) fn purge(
 }
 
 /// Whether a fence lets an open connection live that it did not see begin: as it would let it begin past the proxy.
-pub(super) fn lets_live(fence: &Fence, peer: IpAddr, port: u16, transport: Transport) -> bool {
+fn lets_live(fence: &Fence, peer: IpAddr, port: u16, transport: Transport) -> bool {
     let has = |ranges: &[std::ops::RangeInclusive<u16>]| ranges.iter().any(|range| range.contains(&port));
     let covering = fence
         .openings
@@ -59,7 +140,7 @@ pub(super) fn lets_live(fence: &Fence, peer: IpAddr, port: u16, transport: Trans
 }
 
 /// Whether nothing is enforced on connections to `peer`, whoever has them.
-pub(super) fn is_left_alone(peer: IpAddr, internal: &[IpNet]) -> bool {
+fn is_left_alone(peer: IpAddr, internal: &[IpNet]) -> bool {
     let endpoint = egress_common::address::Endpoint::from(std::net::SocketAddr::new(peer, 0));
     endpoint.is_loopback() || (!endpoint.is_metadata() && internal.iter().any(|net| net.contains(&peer)))
 }

@@ -140,7 +140,7 @@ impl Enforcer {
     fn put_in_force(&mut self) -> anyhow::Result<()> {
         self.attachment.attach()?;
         let census = self.sites.census()?;
-        self.purge(&census);
+        self.purge_what_was_before(&census);
         self.review_fences(&census);
         self.attachment.remove_stale_fences()?;
         if self.traces.layout != LAYOUT {

@@ -232,7 +232,7 @@ fn remove_everywhere(value: &mut Json, field: &str) {
 #[must_use]
 pub fn yaml(rules: Rules) -> String {
     let mut text = String::from(
-        "# Made by `cargo xtask crdgen` from egress-agent/src/policy/document.rs; `cargo xtask lint` checks that it is current.\n",
+        "# Made by `cargo xtask crdgen` from egress-agent/src/policy/document.rs; a test checks that it is current.\n",
     );
     for (_, definition) in definitions(rules) {
         text.push_str("---\n");

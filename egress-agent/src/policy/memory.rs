@@ -78,4 +78,18 @@ mod tests {
         assert!(recalled.facts(&none).eq(objects.facts(&none)));
         assert_eq!(recalled.facts(&none).next().unwrap().in_force, InForce::Older(1));
     }
+
+    #[test]
+    fn what_was_told_last_is_the_newest_whatever_its_generation() {
+        let directory = tempfile::tempdir().unwrap();
+        let memory = PolicyMemory::in_directory(directory.path());
+        let mut objects = PolicyObjects::default();
+        objects.apply(object(5, "x.test"));
+        objects.apply(object(4, "*.com"));
+        memory.save(&objects).unwrap();
+        let none = std::collections::BTreeSet::new();
+        let (recalled, _) = memory.recall().unwrap();
+        assert!(recalled.facts(&none).eq(objects.facts(&none)));
+        assert_eq!(recalled.facts(&none).next().unwrap().in_force, InForce::Older(5));
+    }
 }

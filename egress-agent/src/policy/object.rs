@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use super::{
     compile::compile,
     document::{API_VERSION, ClusterEgressPolicy, Document, EgressPolicy, LabelSelector, Mode},
+    fnv,
     problem::{Problem, shortened},
     rule::Policy,
     selector::{Group, Selector},
@@ -36,7 +37,7 @@ pub struct PolicyObject {
     pub key: ObjectKey,
     /// Of an object that was deleted and made again it is another.
     pub uid: String,
-    /// Grows with each change of `spec`, and with nothing else.
+    /// Grows with each change of `spec`, and with nothing else; goes back when the API server is restored from a backup.
     pub generation: i64,
     /// `spec` as it was written.
     pub spec: Json,
@@ -55,6 +56,13 @@ impl PolicyObject {
             }
         };
         compile(&document, &|_| None)
+    }
+
+    /// A number for `spec`, whatever the order in which its fields were written: what a generation does not tell for
+    /// sure, whether two agents have the same.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        fnv::hash(self.spec.to_string().as_bytes(), fnv::BASIS)
     }
 
     /// What stands in for a version that cannot be read where no good one is known: it selects the same pods, as far as

@@ -1,7 +1,8 @@
 //! What the API server has of policies: a pure index, fed by its events and read as a set of policies.
 //!
-//! The order in which versions and objects arrive never matters: of each object the newest version and the newest good one
-//! are known, and the good one is in force.
+//! Of each object the version that was told last and the last good one are known, and the good one is in force. Lists and
+//! watches are ordered by the API server, so what comes last is what it has; the generation does not say that: it goes
+//! back when the server is restored from a backup, and then grows over numbers that other contents had before.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +24,9 @@ pub struct PolicyObjects {
 #[derive(Debug, Clone)]
 struct Entry {
     newest: PolicyObject,
-    /// What is wrong with the newest version.
+    /// Of the newest version.
+    digest: u64,
+    /// What is wrong with the newest version; without a problem it is the good one.
     problem: Option<String>,
     good: Option<(PolicyObject, Policy)>,
 }
@@ -33,7 +36,7 @@ struct Entry {
 pub enum InForce {
     /// Its newest version.
     Newest,
-    /// An older generation, because the newest one is broken.
+    /// An older version, of this generation, because the newest one is broken.
     Older(i64),
     /// No version is good: the pods that it selects may reach nothing by it.
     Closed,
@@ -50,6 +53,8 @@ pub struct ObjectFact {
     pub uid: String,
     /// The newest generation.
     pub generation: i64,
+    /// [`PolicyObject::digest`] of it.
+    pub digest: u64,
     /// What is in force of it.
     pub in_force: InForce,
     /// What is wrong with the newest generation.
@@ -57,7 +62,7 @@ pub struct ObjectFact {
 }
 
 impl PolicyObjects {
-    /// Takes a version in. Tells whether anything has changed.
+    /// Takes a version in, which is what the API server has now. Tells whether anything has changed.
     pub fn apply(&mut self, object: PolicyObject) -> bool {
         let Some(entry) = self
             .entries
@@ -67,22 +72,11 @@ impl PolicyObjects {
             self.entries.insert(object.key.clone(), Entry::of(object));
             return true;
         };
-        if entry.knows(object.generation) {
+        if entry.newest == object {
             return false;
         }
-        let is_newer = object.generation > entry.newest.generation;
-        let read = object.compile();
-        if is_newer {
-            entry.newest = object.clone();
-            entry.problem = read.as_ref().err().map(|problems| in_one_line(problems));
-        }
-        match read {
-            Ok(policy) if entry.good_generation() < Some(object.generation) => {
-                entry.good = Some((object, policy));
-                true
-            }
-            Ok(_) | Err(_) => is_newer,
-        }
+        entry.take(object);
+        true
     }
 
     /// Forgets an object. Tells whether it was known.
@@ -117,6 +111,7 @@ impl PolicyObjects {
             key: key.clone(),
             uid: entry.newest.uid.clone(),
             generation: entry.newest.generation,
+            digest: entry.digest,
             in_force: if files.contains(key) {
                 InForce::FileInstead
             } else {
@@ -126,36 +121,39 @@ impl PolicyObjects {
         })
     }
 
-    /// The versions that make this index when they are taken in again.
+    /// The versions that make this index when they are taken in again, in this order.
     pub fn versions(&self) -> impl Iterator<Item = &PolicyObject> {
         self.entries.values().flat_map(|entry| {
             let good = entry.good.as_ref().map(|(object, _)| object);
-            let is_another = good.is_none_or(|good| good.generation != entry.newest.generation);
-            good.into_iter().chain(is_another.then_some(&entry.newest))
+            let broken = entry.problem.is_some().then_some(&entry.newest);
+            good.into_iter().chain(broken)
         })
     }
 }
 
 impl Entry {
     fn of(newest: PolicyObject) -> Self {
-        let (problem, good) = match newest.compile() {
-            Ok(policy) => (None, Some((newest.clone(), policy))),
-            Err(problems) => (Some(in_one_line(&problems)), None),
+        let mut entry = Self {
+            newest: newest.clone(),
+            digest: 0,
+            problem: None,
+            good: None,
         };
-        Self {
-            newest,
-            problem,
-            good,
+        entry.take(newest);
+        entry
+    }
+
+    /// Takes the place of the newest version, and of the good one if it is good.
+    fn take(&mut self, object: PolicyObject) {
+        match object.compile() {
+            Ok(policy) => {
+                self.problem = None;
+                self.good = Some((object.clone(), policy));
+            }
+            Err(problems) => self.problem = Some(in_one_line(&problems)),
         }
-    }
-
-    fn good_generation(&self) -> Option<i64> {
-        self.good.as_ref().map(|(object, _)| object.generation)
-    }
-
-    /// Whether a version of this generation would tell nothing new.
-    fn knows(&self, generation: i64) -> bool {
-        generation == self.newest.generation || self.good_generation() >= Some(generation)
+        self.digest = object.digest();
+        self.newest = object;
     }
 
     fn policy(&self) -> Policy {
@@ -166,9 +164,9 @@ impl Entry {
     }
 
     fn in_force(&self) -> InForce {
-        match self.good_generation() {
-            Some(generation) if generation == self.newest.generation => InForce::Newest,
-            Some(generation) => InForce::Older(generation),
+        match &self.good {
+            Some(_) if self.problem.is_none() => InForce::Newest,
+            Some((object, _)) => InForce::Older(object.generation),
             None => InForce::Closed,
         }
     }

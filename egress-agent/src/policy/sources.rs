@@ -29,7 +29,7 @@ pub struct Sources {
     file_errors: Option<String>,
     published: Option<PublishedPolicies>,
     /// The broken versions that have been logged: uid and generation.
-    told: BTreeSet<(String, i64)>,
+    told: BTreeSet<(String, i64, u64)>,
 }
 
 impl Sources {
@@ -141,7 +141,7 @@ impl Sources {
             let Some(error) = &fact.error else {
                 continue;
             };
-            let version = (fact.uid.clone(), fact.generation);
+            let version = (fact.uid.clone(), fact.generation, fact.digest);
             if !self.told.contains(&version) {
                 tracing::error!(policy = %fact.key, generation = fact.generation, error, "{}", fact.in_force);
             }

@@ -4,8 +4,7 @@ use std::{fmt, sync::Arc};
 
 use egress_common::outcome::Outcome;
 
-/// What was decided, and by which rule. The same value feeds the answer to the client, the access log, the metrics and
-/// `explain`.
+/// What was decided, and by which rule. The same value feeds the answer to the client, the access log and `explain`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// The decision and its reason in one word of the closed list.

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use egress_common::outcome::Outcome;
+
 use super::{
     dial::{DialError, Dialer, Dialled, PrivateAnswers, Sought},
     explicit::ExplicitProxy,
@@ -190,15 +192,30 @@ impl Connection {
     /// # Errors
     /// See [`DialError`].
     pub async fn dial(&self, host: &Host, port: u16, view: &PolicyView) -> Result<Dialled, DialError> {
-        let private = match host {
-            Host::Name(name) if view.private_answers_allowed(name) => PrivateAnswers::Allowed,
-            Host::Name(_) | Host::Address(_) => PrivateAnswers::Refused,
-        };
+        let private = private_answers(host, view);
         let refused = |address| view.refused_answer(address, port).map(|verdict| verdict.outcome);
         let dialer = &self.services.dialer;
         dialer
             .dial_unless(host, port, self.sought(), &self.route, private, refused)
             .await
+    }
+
+    /// What `view` has against an address that was dialled for an allowed `host`, by other policies perhaps: whether it
+    /// would be dialled now.
+    #[must_use]
+    pub fn refused_dialled(&self, view: &PolicyView, host: &Host, dialled: SocketAddr) -> Option<Outcome> {
+        let (address, port) = (dialled.ip(), dialled.port());
+        if let Some(verdict) = view.refused_answer(address, port) {
+            return Some(verdict.outcome);
+        }
+        match host {
+            Host::Name(_) => {
+                self.services
+                    .dialer
+                    .refused_as_private(self.sought(), address, private_answers(host, view))
+            }
+            Host::Address(_) => None,
+        }
     }
 
     /// A record with what is known before anything was read; the caller fills in the rest.
@@ -234,5 +251,13 @@ impl Connection {
     #[must_use]
     pub fn age(&self) -> Duration {
         self.accepted.elapsed()
+    }
+}
+
+/// Whether `host` may resolve to private addresses.
+fn private_answers(host: &Host, view: &PolicyView) -> PrivateAnswers {
+    match host {
+        Host::Name(name) if view.private_answers_allowed(name) => PrivateAnswers::Allowed,
+        Host::Name(_) | Host::Address(_) => PrivateAnswers::Refused,
     }
 }

@@ -230,14 +230,25 @@ impl Dialer {
             let relation = Candidates::of_name(known, sought).relation;
             return Candidates::one(original.ip().to_canonical(), relation).without(refused);
         }
-        let private_answer = |address| {
-            let is_private = private::is_private(address) && !self.is_internal(address);
-            (is_private && private == PrivateAnswers::Refused).then_some(Outcome::PrivateAnswer)
-        };
+        let private_answer = |address| self.refused_as_private(sought, address, private);
         Candidates::of_name(answer.map_err(unresolved)?.addresses, sought)
             .without(private_answer)?
             .without(refused)?
             .pinned(sought, self.settings.mode == DialMode::Strict)
+    }
+
+    /// Whether an address would not be dialled for a name because it is private.
+    #[must_use]
+    pub fn refused_as_private(
+        &self,
+        sought: Sought,
+        address: IpAddr,
+        private: PrivateAnswers,
+    ) -> Option<Outcome> {
+        // There the workload's own choice is dialled, and no answer is used.
+        let uses_answers = self.settings.mode != DialMode::Original || !matches!(sought, Sought::Dialled(_));
+        let is_private = uses_answers && private::is_private(address) && !self.is_internal(address);
+        (is_private && private == PrivateAnswers::Refused).then_some(Outcome::PrivateAnswer)
     }
 
     fn is_internal(&self, address: IpAddr) -> bool {

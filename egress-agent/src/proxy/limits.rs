@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Bounds that keep one connection from costing more than it may. All are settable.
+/// Bounds that keep one connection from costing more than it may. All but `splice_after` and `pipes` are settable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Largest ClientHello (with its record headers) or HTTP request head, in bytes.

@@ -17,10 +17,10 @@ use tokio::{
         TcpStream, UdpSocket,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::watch,
-    task::JoinSet,
+    sync::{Semaphore, watch},
     time,
 };
+use tokio_util::task::TaskTracker;
 
 use super::{
     connection::{Connection, Services},
@@ -53,10 +53,13 @@ pub(super) struct NameService {
     pub(super) context: WorkerContext,
     /// For the queries that the worker may have under way.
     pub(super) room: Rc<Shares>,
+    /// What the worker finishes before it ends, as far as the drain leaves it time.
+    pub(super) answering: TaskTracker,
 }
 
 impl NameService {
-    /// Answers queries until `stop` changes.
+    /// Takes queries until `stop` changes. Those that were taken are answered also after that: their askers would wait for
+    /// five seconds (glibc) before they ask again.
     pub(super) async fn serve(
         self,
         socket: StdUdpSocket,
@@ -70,19 +73,18 @@ impl NameService {
                 return;
             }
         };
-        let mut answering = JoinSet::new();
+        let places = Arc::new(Semaphore::new(UNDER_WAY));
         let mut buffer = vec![0; LONGEST_QUERY];
         loop {
             let received = tokio::select! {
                 biased;
                 _changed = stop.changed() => break,
                 received = socket.recv_from(&mut buffer) => received,
-                Some(_ended) = answering.join_next(), if !answering.is_empty() => continue,
             };
             match received {
                 Ok((length, peer)) => {
                     let query = buffer.get(..length).unwrap_or_default().to_vec();
-                    self.take(&mut answering, &socket, queries, query, peer);
+                    self.take(&places, &socket, queries, query, peer);
                 }
                 // ECONNREFUSED tells of an asker that has gone.
                 Err(error) => tracing::debug!(%error, "the name service received an error"),
@@ -93,24 +95,28 @@ impl NameService {
         }
         while let Ok((length, peer)) = socket.try_recv_from(&mut buffer) {
             let query = buffer.get(..length).unwrap_or_default().to_vec();
-            self.take(&mut answering, &socket, queries, query, peer);
+            self.take(&places, &socket, queries, query, peer);
         }
         // Each is bounded by the time that its servers have.
-        while answering.join_next().await.is_some() {}
+        drop(
+            places
+                .acquire_many(u32::try_from(UNDER_WAY).unwrap_or(u32::MAX))
+                .await,
+        );
     }
 
     fn take(
         &self,
-        answering: &mut JoinSet<()>,
+        places: &Arc<Semaphore>,
         socket: &Rc<UdpSocket>,
         queries: &QueryTable,
         query: Vec<u8>,
         peer: SocketAddr,
     ) {
         let dns = &self.context.services.dns;
-        if answering.len() >= UNDER_WAY {
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
             return dns.drop_one();
-        }
+        };
         // At once: the kernel's table is one of the queries that were asked last.
         let asker = match self.site.asker(peer, queries) {
             Ok(asker) => asker,
@@ -128,8 +134,8 @@ impl NameService {
             Arc::clone(&self.context.identities),
         );
         let slot = self.slot;
-        answering.spawn_local(async move {
-            let _seat = seat;
+        self.answering.spawn_local(async move {
+            let _room = (seat, place);
             let asked = match Site::identify(&asker, slot, &identities).await {
                 Ok(asked) => asked,
                 Err(why) => {

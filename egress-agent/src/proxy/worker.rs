@@ -257,16 +257,22 @@ async fn work(mut jobs: mpsc::Receiver<Job>, tables: Rc<Tables>, context: Worker
                     let room = room.clone();
                     match job.socket {
                         Serve::Connections(listener) => {
-                            accepting.spawn_local(accept(listener, job.site, job.stop, tables, context, room, connections))
+                            accepting.spawn_local(accept(listener, job.site, job.stop, tables, context, room, connections));
                         }
                         Serve::Queries(slot, socket) => {
-                            let service = NameService { slot, site: job.site, context, room: Rc::clone(&room.queries) };
-                            accepting.spawn_local(async move { service.serve(socket, job.stop, &tables.queries).await })
+                            let service = NameService {
+                                slot,
+                                site: job.site,
+                                context,
+                                room: Rc::clone(&room.queries),
+                                answering: connections,
+                            };
+                            accepting.spawn_local(async move { service.serve(socket, job.stop, &tables.queries).await });
                         }
                         Serve::Held(query) => {
-                            accepting.spawn_local(async move { answer_held(&query, &job.site, &context, &room.queries).await })
+                            connections.spawn_local(async move { answer_held(&query, &job.site, &context, &room.queries).await });
                         }
-                    };
+                    }
                 }
                 None => break,
             },
@@ -276,7 +282,7 @@ async fn work(mut jobs: mpsc::Receiver<Job>, tables: Rc<Tables>, context: Worker
     drain.started().await;
     accepting.shutdown().await;
     connections.close();
-    // What is still open at the deadline is dropped with the LocalSet; each connection's guard writes its record.
+    // Queries too. What is still open at the deadline is dropped with the LocalSet; each connection's guard writes its record.
     tokio::select! {
         () = connections.wait() => {}
         () = drain.deadline() => context.services.log.mark_drained(),

@@ -19,9 +19,14 @@ use tokio::{
 use super::{
     FIELD_MANAGER,
     aggregate::{Aggregate, Series},
-    fingerprint::{BASIS, hash},
 };
-use crate::{cluster::Cluster, policy::Denial};
+use crate::{
+    cluster::Cluster,
+    policy::{
+        Denial,
+        fnv::{BASIS, hash},
+    },
+};
 
 /// Events that are written at once when there were none for a while.
 const BURST: u32 = 20;

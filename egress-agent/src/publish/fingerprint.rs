@@ -1,12 +1,19 @@
 //! Which versions of which policies are in force on a node, in a few bytes: what it says of itself every few seconds.
 //!
 //! The names and generations of thousands of policies would be too much for that. So the policies are dealt out to 256
-//! buckets by their UID, and each bucket has a sum of its policies and their generations. Two nodes that have the same in a
-//! bucket have the same sum; a policy that is not there yet changes its own bucket alone.
+//! buckets by their UID, and each bucket has a sum of its policies, their generations and what is in them: after the API
+//! server was restored from a backup a generation can be one that had other contents before. Two nodes that have the
+//! same in a bucket have the same sum; a policy that is not there yet changes its own bucket alone.
+//!
+//! What goes into a sum may change from one version of the agent to the next. While both are there, during an update, the
+//! leader does not count the nodes of the other version, and a status tells fewer than there are; nothing else follows.
 
 use std::fmt::Write as _;
 
-use crate::policy::{InForce, ObjectFact};
+use crate::policy::{
+    InForce, ObjectFact,
+    fnv::{BASIS, hash},
+};
 
 const BUCKETS: usize = 256;
 
@@ -24,7 +31,9 @@ impl Fingerprint {
             if fact.in_force == InForce::Newest
                 && let Some(sum) = sums.get_mut(bucket(&fact.uid))
             {
-                let version = hash(&fact.generation.to_be_bytes(), hash(fact.uid.as_bytes(), BASIS));
+                let object = hash(fact.uid.as_bytes(), BASIS);
+                let generation = hash(&fact.generation.to_be_bytes(), object);
+                let version = hash(&fact.digest.to_be_bytes(), generation);
                 // Whatever their order: nobody has one.
                 *sum ^= folded(version);
             }
@@ -61,16 +70,6 @@ impl Fingerprint {
     }
 }
 
-/// FNV-1a, 64 bits: the same on every node and in every version, which the standard library's hash is not said to be.
-pub(super) fn hash(bytes: &[u8], basis: u64) -> u64 {
-    bytes.iter().fold(basis, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
-/// Where FNV-1a begins.
-pub(super) const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-
 fn bucket(uid: &str) -> usize {
     let [.., last] = hash(uid.as_bytes(), BASIS).to_be_bytes();
     usize::from(last)
@@ -104,6 +103,7 @@ mod tests {
             },
             uid: format!("00000000-0000-4000-8000-{uid:012}"),
             generation,
+            digest: 0,
             in_force: InForce::Newest,
             error: None,
         }
@@ -120,6 +120,16 @@ mod tests {
             let one = Fingerprint::of(&[fact(1, 1), broken.clone()]);
             assert!(!whole.agrees_on(&one, &broken.uid));
         }
+    }
+
+    #[test]
+    fn a_generation_with_other_contents_is_another() {
+        let one = fact(1, 5);
+        let other = ObjectFact {
+            digest: 1,
+            ..one.clone()
+        };
+        assert!(!Fingerprint::of([&one]).agrees_on(&Fingerprint::of([&other]), &one.uid));
     }
 
     #[test]

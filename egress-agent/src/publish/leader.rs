@@ -44,10 +44,19 @@ const FORGOTTEN: Duration = Duration::from_secs(3600);
 /// The nodes as their Leases tell.
 #[derive(Debug, Default)]
 struct Nodes {
-    /// What each says, and when it was last heard of.
-    known: BTreeMap<String, (NodeReport, Instant)>,
+    known: BTreeMap<String, Known>,
     /// The list that is arriving.
     listed: Vec<String>,
+}
+
+/// What a node says.
+#[derive(Debug)]
+struct Known {
+    report: NodeReport,
+    /// When it renewed its Lease, by its own clock: only ever compared with itself, but for a node that is new here.
+    renewed: Option<Timestamp>,
+    /// When it was last heard of.
+    heard: Instant,
 }
 
 /// A status as it was read or written last.
@@ -258,18 +267,43 @@ impl Nodes {
         }
     }
 
+    /// Takes in what a Lease says. A list has those of dead nodes as well, so what counts is whether it was renewed since.
     fn hear(&mut self, lease: &Lease) {
-        if let (Some(name), Some(report)) = (&lease.metadata.name, NodeReport::read(lease)) {
-            self.known.insert(name.clone(), (report, Instant::now()));
-        }
+        let (Some(name), Some(report)) = (&lease.metadata.name, NodeReport::read(lease)) else {
+            return;
+        };
+        let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref());
+        let renewed = renewed.map(|time| time.0);
+        let heard = match self.known.get(name) {
+            Some(known) if known.renewed == renewed => known.heard,
+            Some(_) => Instant::now(),
+            None => first_heard(renewed, Timestamp::now()),
+        };
+        let known = Known {
+            report,
+            renewed,
+            heard,
+        };
+        self.known.insert(name.clone(), known);
     }
 
     fn alive(&self, now: Instant) -> impl Iterator<Item = &NodeReport> {
         self.known
             .values()
-            .filter(move |(_, heard)| now.saturating_duration_since(*heard) < node::LIFETIME)
-            .map(|(report, _)| report)
+            .filter(move |known| now.saturating_duration_since(known.heard) < node::LIFETIME)
+            .map(|known| &known.report)
     }
+}
+
+/// When a node was heard of whose Lease is seen for the first time: as long ago as it says. If its clock or ours is wrong
+/// it counts for too long by no more than a lifetime, or is missed until it renews.
+fn first_heard(renewed: Option<Timestamp>, now: Timestamp) -> Instant {
+    let age = renewed.map_or(node::LIFETIME, |renewed| {
+        Duration::try_from(now.duration_since(renewed)).unwrap_or_default()
+    });
+    let instant = Instant::now();
+    // Not before the beginning of the clock, if the machine has just started.
+    instant.checked_sub(age.min(node::LIFETIME)).unwrap_or(instant)
 }
 
 impl Written {

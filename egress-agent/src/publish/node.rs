@@ -8,15 +8,15 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::{
-    FIELD_MANAGER, Publisher,
-    fingerprint::{BASIS, Fingerprint, hash},
-};
+use super::{FIELD_MANAGER, Publisher, fingerprint::Fingerprint};
 use crate::{
     identity::Workload,
-    policy::{InForce, ObjectKey, PolicySet, PolicyStore},
+    policy::{
+        InForce, ObjectKey, PolicySet, PolicyStore,
+        fnv::{BASIS, hash},
+    },
 };
 
 /// The label of a node's Lease.
@@ -38,6 +38,8 @@ pub(super) const LIFETIME: Duration = Duration::from_secs(40);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long it waits after the API server has not taken what it said.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// How long the API server may take: it forgets a node that is silent for [`LIFETIME`].
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Most policies whose pods are told. Each pod is selected by a few, and a node has some hundred pods.
 const MOST_SELECTING: usize = 4096;
 
@@ -153,7 +155,9 @@ impl Publisher {
             if !is_said {
                 let lease = report.lease(node, jiff::Timestamp::now());
                 let apply = PatchParams::apply(FIELD_MANAGER).force();
-                match api.patch(node, &apply, &Patch::Apply(&lease)).await {
+                let patch = Patch::Apply(&lease);
+                let told = timeout(PATIENCE, api.patch(node, &apply, &patch)).await;
+                match told.map_err(anyhow::Error::from).and_then(|told| Ok(told?)) {
                     Ok(_) => said = Some((report, Instant::now())),
                     Err(error) => {
                         // Whether the server answers at all is told elsewhere; a refusal is somebody's to mend.

@@ -101,7 +101,9 @@ impl Lane {
         mut request: Request<RequestBody>,
         upload: &UploadState,
     ) -> Result<(Response<Incoming>, Upstream), Failure> {
-        let kept = self.take_kept().filter(|kept| kept.serves(allowed));
+        let kept = self
+            .take_kept()
+            .filter(|kept| kept.serves(&self.connection, allowed));
         if let Some(mut kept) = kept
             && kept.sender.ready().await.is_ok()
         {

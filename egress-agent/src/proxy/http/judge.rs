@@ -1,5 +1,7 @@
 //! The verdict on one request.
 
+use std::{cell::Cell, net::SocketAddr, rc::Rc};
+
 use egress_common::outcome::Outcome;
 use http::Method;
 
@@ -41,6 +43,8 @@ pub(super) struct Permit {
     port: u16,
     method: Method,
     path: String,
+    /// Where it goes, once that is known; of all copies.
+    dialled: Rc<Cell<Option<SocketAddr>>>,
 }
 
 impl Permit {
@@ -50,18 +54,26 @@ impl Permit {
             port: target.port,
             method: head.method.clone(),
             path: head.uri.path().to_owned(),
+            dialled: Rc::default(),
         }
     }
 
-    /// Whether `view` refuses the request now.
+    /// The request goes to this address.
+    pub(super) fn goes_to(&self, dialled: SocketAddr) {
+        self.dialled.set(Some(dialled));
+    }
+
+    /// Whether `view` refuses the request now, or the address that it goes to.
     pub(super) fn is_refused(&self, connection: &Connection, view: &PolicyView) -> bool {
         let facts = RequestFacts {
             method: self.method.as_str(),
             path: &self.path,
         };
-        !connection
+        let is_allowed = connection
             .judge(view, &self.host, self.port, Some(facts))
-            .is_allow()
+            .is_allow();
+        let denied = |dialled| connection.refused_dialled(view, &self.host, dialled).is_some();
+        !is_allowed || self.dialled.get().is_some_and(denied)
     }
 }
 

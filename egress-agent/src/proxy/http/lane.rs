@@ -175,6 +175,9 @@ impl Lane {
             current
                 .exchange
                 .upstream(Some(upstream.address), Some(upstream.relation));
+            if let Some(permit) = &current.permit {
+                permit.goes_to(upstream.address);
+            }
         }
     }
 

@@ -71,8 +71,11 @@ pub(super) struct Remains {
 
 impl Upstream {
     /// Whether it leads to where this request may go.
-    pub(super) fn serves(&self, allowed: &Allowed) -> bool {
-        self.host == allowed.host && self.address.port() == allowed.port && !self.sender.is_closed()
+    pub(super) fn serves(&self, connection: &Connection, allowed: &Allowed) -> bool {
+        self.host == allowed.host
+            && self.address.port() == allowed.port
+            && allowed.may_reach(connection, self.address)
+            && !self.sender.is_closed()
     }
 
     /// Looks the host up and dials it. The policy has allowed it before.
@@ -137,6 +140,17 @@ pub(super) struct Allowed {
     pub(super) enforced: bool,
 }
 
+impl Allowed {
+    /// Whether the policies have nothing against an address that was dialled for the host before, by other policies, or
+    /// without regard to them.
+    pub(super) fn may_reach(&self, connection: &Connection, dialled: SocketAddr) -> bool {
+        !self.enforced
+            || connection
+                .refused_dialled(&self.view, &self.host, dialled)
+                .is_none()
+    }
+}
+
 /// Why there is no answer.
 pub(super) struct Unsent {
     /// The request, if no byte of it was written.
@@ -153,7 +167,16 @@ pub(super) async fn dial(connection: &Connection, allowed: &Allowed) -> Result<D
         enforced,
     } = allowed;
     if *enforced {
-        return connection.dial(host, *port, view).await;
+        let dialled = connection.dial(host, *port, view).await?;
+        // That took its time, and nobody else asks whether the policies are still the same.
+        return match connection.refused_dialled(&connection.view(), host, dialled.address) {
+            Some(outcome) => Err(DialError {
+                address: Some(dialled.address),
+                relation: Some(dialled.relation),
+                ..DialError::new(outcome)
+            }),
+            None => Ok(dialled),
+        };
     }
     let dialer = &connection.services.dialer;
     let sought = connection.sought();

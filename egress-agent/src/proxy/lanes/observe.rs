@@ -1,20 +1,21 @@
 //! Audit and observe: the connection goes to where it was dialled, at once and whatever its bytes are. They are only
-//! looked at as they pass, and the record says what would have happened.
+//! looked at as they pass, and the record says what would have happened. When policies come that enforce, it is judged by
+//! what was seen.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{cell::RefCell, ops::ControlFlow, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use egress_common::outcome::Outcome;
 use tokio::net::TcpStream;
 
-use super::{begin, explicit};
+use super::{begin, explicit, tls, unnamed};
 use crate::{
     access_log::{Asked, Ending, Pending, Protocol},
-    policy::{Host, Verdict},
+    policy::{Host, PolicyView, Verdict},
     proxy::{
         connection::{Connection, Via},
         http,
-        read_head::{Opening, OpeningReader},
+        read_head::{Opening, OpeningReader, Unreadable},
         refuse,
         tunnel::{self, Counters},
     },
@@ -61,17 +62,22 @@ pub(super) async fn pass(
     let counters = Arc::new(Counters::default());
     pending.count(Arc::clone(&counters) as _);
     let limits = &connection.services.limits;
-    let mut seen = Seen {
+    let seen = RefCell::new(Seen {
         reader: OpeningReader::new(limits.head_bytes),
         received: BytesMut::new(),
         opening: None,
         request: None,
-    };
+    });
     // Whether that is enough or not: looking again costs nothing.
-    let _more_is_wanted = seen.look(connection, &received);
-    let look = |bytes: &[u8]| seen.look(connection, bytes);
-    let ending = tunnel::sniff(stream, origin, received, limits, &counters, look).await;
-    seen.note(connection, &mut pending);
+    let _more_is_wanted = seen.borrow_mut().look(connection, &received);
+    let look = |bytes: &[u8]| seen.borrow_mut().look(connection, bytes);
+    let revoked = connection.revoked(|view| seen.borrow().is_refused(connection, view));
+    let ending = tokio::select! {
+        ending = tunnel::sniff(stream, origin, received, limits, &counters, look) => ending,
+        // The tunnel is dropped before its end: both legs are reset.
+        () = revoked => Ending::PolicyChanged,
+    };
+    seen.into_inner().note(connection, &mut pending);
     pending.finish(ending);
 }
 
@@ -98,6 +104,34 @@ impl Seen {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
+        }
+    }
+
+    /// Whether a connection that had passed unjudged is refused by `view`, which enforces. No byte is taken back and no
+    /// name looked up: what counts is the name that was seen, and the address that the workload dialled.
+    fn is_refused(&self, connection: &Connection, view: &PolicyView) -> bool {
+        let original = connection.original;
+        let is_host_refused = |host: &Host| tls::is_refused(connection, view, host, original);
+        let server_may_begin = !connection.services.client_first.contains(&original.port());
+        match (&self.opening, &connection.via) {
+            // Its requests flow by unseen after the first one.
+            (Some(Opening::Http1 | Opening::Http2), _) => true,
+            (Some(Opening::Tls(hello)), Via::Tunnel(host)) => {
+                let name = hello.server_name.as_ref();
+                explicit::contradiction(connection, host, name).is_some() || is_host_refused(host)
+            }
+            (Some(Opening::Tls(hello)), Via::Connect | Via::Proxy) => match &hello.server_name {
+                Some(name) => is_host_refused(&Host::Name(name.clone())),
+                None if server_may_begin => unnamed::is_refused(connection, view),
+                None => is_host_refused(&Host::Address(original.ip())),
+            },
+            // Nothing that could be judged, and on such a port there has to be.
+            (Some(Opening::Unreadable(_)) | None, _) if !server_may_begin => true,
+            (Some(Opening::Unreadable(Unreadable::Tls(_))), _) => true,
+            (Some(Opening::Unreadable(_)) | None, Via::Tunnel(host)) => is_host_refused(host),
+            (Some(Opening::Unreadable(_)) | None, Via::Connect | Via::Proxy) => {
+                unnamed::is_refused(connection, view)
+            }
         }
     }
 

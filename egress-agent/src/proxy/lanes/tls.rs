@@ -1,6 +1,6 @@
 //! TLS: judged by the server name, then tunnelled byte for byte. Never terminated.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use egress_common::outcome::Outcome;
@@ -90,7 +90,7 @@ pub(super) async fn carry(
     let counters = Arc::new(Counters::default());
     pending.count(Arc::clone(&counters) as _);
     let limits = &connection.services.limits;
-    let revoked = connection.revoked(|view| is_refused(connection, view, host, dialled.address.ip()));
+    let revoked = connection.revoked(|view| is_refused(connection, view, host, dialled.address));
     let ending = tokio::select! {
         ending = tunnel::tunnel(stream, dialled.stream, received, limits, &counters) => ending,
         // The tunnel is dropped before its end: both legs are reset.
@@ -100,9 +100,15 @@ pub(super) async fn carry(
 }
 
 /// Whether the policies no longer allow the tunnel to `host`, or the address that it was dialled at.
-fn is_refused(connection: &Connection, view: &PolicyView, host: &Host, dialled: IpAddr) -> bool {
+pub(super) fn is_refused(
+    connection: &Connection,
+    view: &PolicyView,
+    host: &Host,
+    dialled: SocketAddr,
+) -> bool {
     let port = connection.original.port();
-    !connection.judge(view, host, port, None).is_allow() || view.refused_answer(dialled, port).is_some()
+    !connection.judge(view, host, port, None).is_allow()
+        || connection.refused_dialled(view, host, dialled).is_some()
 }
 
 /// Ends a connection whose origin cannot be reached: refused by policy after all with an alert, else with the reset that

@@ -50,6 +50,15 @@ pub(super) async fn serve(connection: &Connection, stream: TcpStream, received: 
     pending.finish(Ending::Refused);
 }
 
+/// Whether `view` refuses a connection that names nobody, and that has passed unjudged.
+pub(super) fn is_refused(connection: &Connection, view: &PolicyView) -> bool {
+    let original = connection.original;
+    let names = &connection.services.names;
+    let names = names.names_of(&connection.workload, original.ip(), Instant::now());
+    let (host, verdict) = judge(connection, view, names);
+    !verdict.is_allow() || connection.refused_dialled(view, &host, original).is_some()
+}
+
 /// The first name that is allowed, the one told last first; then the address itself, which `cidr` rules allow; else the
 /// refusal of the name that was told last.
 fn judge(

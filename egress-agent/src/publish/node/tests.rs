@@ -1,9 +1,20 @@
-use std::sync::Arc;
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
+use http::{Request, Response};
+use kube::{Client, client::Body};
 use serde_json::from_value;
 
 use super::*;
-use crate::policy::{Knowledge, Origin, PolicyKind, PolicyObject, PolicyObjects, Settings};
+use crate::{
+    cluster::Cluster,
+    policy::{Knowledge, Origin, PolicyKind, PolicyObject, PolicyObjects, Settings},
+};
 
 fn object(kind: PolicyKind, name: &str, spec: serde_json::Value) -> PolicyObject {
     PolicyObject {
@@ -76,4 +87,20 @@ fn what_a_lease_says_is_read_as_it_was_meant() {
     let damaged: Lease =
         from_value(json!({"metadata": {"annotations": {POLICIES: "", SELECTED: "x"}}})).unwrap();
     assert_eq!(NodeReport::read(&damaged), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_that_the_server_swallows_is_given_up_and_made_anew() {
+    let asked = Arc::new(AtomicUsize::default());
+    let counted = Arc::clone(&asked);
+    let service = tower::service_fn(move |_report: Request<Body>| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        std::future::pending::<Result<Response<Body>, Infallible>>()
+    });
+    let cluster = Cluster::with_client(Client::new(service, "default"), "n1");
+    let publisher = Publisher::new(cluster, "egress", Vec::new);
+    let store = PolicyStore::default();
+    let reporting = publisher.report(&store);
+    drop(timeout(PATIENCE + AFTER_FAILURE + LOOK * 2, reporting).await);
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
 }

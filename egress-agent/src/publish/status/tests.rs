@@ -10,6 +10,7 @@ fn fact(generation: i64, in_force: InForce, error: Option<&str>) -> ObjectFact {
         },
         uid: "u".to_owned(),
         generation,
+        digest: 0,
         in_force,
         error: error.map(str::to_owned),
     }

@@ -67,7 +67,9 @@ impl Pool {
     pub(super) async fn lease(&self, shared: &Shared, allowed: &Allowed) -> Result<Lease, DialError> {
         let slot = self.slot(&allowed.host);
         let mut link = slot.link.lock().await;
-        if let Some(link) = link.as_ref().filter(|link| !link.sender.is_closed()) {
+        let serves =
+            |link: &&Link| !link.sender.is_closed() && allowed.may_reach(&shared.connection, link.address);
+        if let Some(link) = link.as_ref().filter(serves) {
             return Ok(Lease {
                 link: link.clone(),
                 was_kept: true,

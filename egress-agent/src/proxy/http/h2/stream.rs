@@ -177,6 +177,9 @@ async fn send(
         })?;
         let (address, relation) = (lease.link.address, lease.link.relation);
         account.note(|exchange| exchange.upstream(Some(address), Some(relation)));
+        if let Some(permit) = &account.permit {
+            permit.goes_to(address);
+        }
         may_repeat &= lease.was_kept;
         let spare = (may_repeat && is_repeatable(&request)).then(|| repeat(&request));
         let Unsent {

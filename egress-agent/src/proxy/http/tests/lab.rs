@@ -202,6 +202,19 @@ impl Lab {
         self.trigger.start(PATIENCE);
     }
 
+    /// Puts policies in force that allow what was allowed, but deny the address of `host`.
+    pub(super) fn deny_address_of(&self, host: &str) {
+        let (_, address) = HOSTS.into_iter().find(|(name, _)| *name == host).unwrap();
+        let denial = format!(
+            "---\napiVersion: egress-enforcer.io/v1alpha1\nkind: ClusterEgressPolicy\nmetadata: {{name: no}}\n\
+             spec:\n  deny:\n  - to: [{{cidr: {}/32}}]\n",
+            IpAddr::from(address)
+        );
+        self.services
+            .policy
+            .replace(set(&(allowing(self.port) + &denial)));
+    }
+
     /// Puts policies in force that allow `host` and nothing else.
     pub(super) fn allow_only(&self, host: &str) {
         let text = format!(
@@ -226,7 +239,11 @@ impl Lab {
 }
 
 fn policies(port: u16) -> PolicyStore {
-    let text = format!(
+    store(&allowing(port))
+}
+
+fn allowing(port: u16) -> String {
+    format!(
         "apiVersion: egress-enforcer.io/v1alpha1
 kind: EgressPolicy
 metadata: {{name: web, namespace: shop}}
@@ -238,8 +255,7 @@ spec:
       ports: [{{port: {port}}}]
       http: [{{methods: [GET], path: /v1/**}}]
 "
-    );
-    store(&text)
+    )
 }
 
 /// The policies of `text` in force.

@@ -1,5 +1,7 @@
 //! New policies reach what is open: an answer under way, a WebSocket; and leave the rest alone.
 
+use egress_common::outcome::Outcome;
+
 use super::lab::{Lab, run};
 use crate::access_log::Ending;
 
@@ -81,5 +83,50 @@ fn a_connection_that_is_kept_alive_meets_the_new_policies_with_its_next_request(
         drop(client);
         let endings: Vec<_> = lab.records().await.iter().map(|record| record.ending).collect();
         assert_eq!(endings, [Ending::Complete, Ending::Refused]);
+    });
+}
+
+#[test]
+fn an_origins_connection_that_is_kept_is_not_used_again_once_its_address_is_denied() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send("GET /1 HTTP/1.1\r\nHost: also.test\r\n\r\n").await;
+        let mut origin = lab.accept("also.test").await;
+        origin.head().await;
+        origin.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx").await;
+        assert_eq!(client.message().await.text(), "x");
+        lab.deny_address_of("also.test");
+        client.send("GET /2 HTTP/1.1\r\nHost: also.test\r\n\r\n").await;
+        assert_eq!(client.message().await.status(), Some(403));
+        assert_eq!(origin.rest().await, b"", "nothing more has reached it");
+        drop(client);
+        let outcomes: Vec<_> = lab
+            .records()
+            .await
+            .iter()
+            .map(|record| record.verdict.outcome)
+            .collect();
+        assert_eq!(outcomes, [Outcome::AllowedByRule, Outcome::ClusterDeny]);
+    });
+}
+
+#[test]
+fn an_answer_from_an_address_that_is_denied_now_is_broken_off() {
+    run(async |lab: &mut Lab| {
+        let mut client = lab.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: also.test\r\n\r\n").await;
+        let mut origin = lab.accept("also.test").await;
+        origin.head().await;
+        origin
+            .send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegin")
+            .await;
+        client.head().await;
+        assert_eq!(client.exactly(5).await, b"begin");
+        lab.deny_address_of("api.test");
+        origin.send("go").await;
+        assert_eq!(client.exactly(2).await, b"go", "another address");
+        lab.deny_address_of("also.test");
+        client.until_reset().await;
+        assert_eq!(lab.records().await[0].ending, Ending::PolicyChanged);
     });
 }

@@ -60,3 +60,37 @@ fn a_stream_that_waits_for_its_answer_is_reset_too() {
         assert_eq!(lab.records().await[0].ending, Ending::PolicyChanged);
     });
 }
+
+#[test]
+fn a_stream_to_an_address_that_is_denied_now_is_reset_and_the_next_one_is_refused() {
+    run(async |lab: &mut Lab| {
+        let client = Client::new(lab).await;
+        let (response, _) = client.send(get("also.test", "/"), true).await;
+        let mut origin = Origin::accept(lab, "also.test").await;
+        let (_, mut respond) = origin.next().await;
+        tokio::task::spawn_local(origin.run());
+        let mut answer = respond.send_response(Response::new(()), false).unwrap();
+        answer.send_data("begin".into(), false).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "begin");
+
+        // The client has dialled another address, so the name is allowed still.
+        lab.deny_address_of("also.test");
+        assert!(body.data().await.unwrap().unwrap_err().is_reset());
+        assert_eq!(client.get("also.test", "/again").await.head.status, 403);
+        drop(answer);
+        client.vanish();
+        let records = lab.records().await;
+        let told: Vec<_> = records
+            .iter()
+            .map(|record| (record.verdict.outcome, record.ending))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (Outcome::AllowedByRule, Ending::PolicyChanged),
+                (Outcome::ClusterDeny, Ending::Refused)
+            ]
+        );
+    });
+}
