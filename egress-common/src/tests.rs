@@ -558,7 +558,11 @@ fn a_newer_policy_reaches_the_packets_of_open_flows() {
         decide::packet(&facts, &STAGE)
     };
     assert_eq!(of_nobody(0), PacketDecision::Deny(Outcome::UnknownCgroup));
-    assert_eq!(of_nobody(1), PacketDecision::Pass, "its cgroup has gone before its last packets");
+    assert_eq!(
+        of_nobody(1),
+        PacketDecision::Pass,
+        "its cgroup has gone before its last packets"
+    );
 }
 
 #[test]

@@ -29,7 +29,9 @@ const REQUESTS: &str = "rm -f /tmp/log /tmp/stop; (while [ ! -f /tmp/stop ]; do 
     done; echo end >>/tmp/log) >/dev/null 2>&1 &";
 
 async fn begin_loop(cluster: &Cluster, pod: &Pod) {
-    pod.run(cluster, REQUESTS).await.expect("a loop in the background");
+    pod.run(cluster, REQUESTS)
+        .await
+        .expect("a loop in the background");
 }
 
 /// Ends the loop and returns how many requests there were, and how long the longest took.

@@ -84,7 +84,10 @@ pub(super) fn uid_of(object: &Object) -> Option<PodUid> {
 
 /// Sidecars may be init containers that stay (Kubernetes 1.28).
 fn sidecar(spec: &PodSpec) -> Option<u32> {
-    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let all = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
     all.filter_map(|container| {
         let (_, usual) = SIDECARS.iter().find(|(name, _)| *name == container.name)?;
         let told = container
@@ -176,10 +179,7 @@ pub(super) mod tests {
             Pod::read(&object).unwrap().sidecar
         };
         let istio = json!({"name": "istio-proxy", "securityContext": {"runAsUser": 4242}});
-        assert_eq!(
-            read(json!({"containers": [{"name": "web"}, istio]})),
-            Some(4242)
-        );
+        assert_eq!(read(json!({"containers": [{"name": "web"}, istio]})), Some(4242));
         let linkerd = json!({"name": "linkerd-proxy", "restartPolicy": "Always"});
         assert_eq!(
             read(json!({"containers": [{"name": "web"}], "initContainers": [linkerd]})),

@@ -14,9 +14,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::MapInfo,
-    programs::{
-        Program, ProgramError, RawTracePoint,
-    },
+    programs::{Program, ProgramError, RawTracePoint},
 };
 use egress_common::names::{map, program};
 
@@ -279,12 +277,7 @@ impl Attachment {
     }
 
     /// A link of our own, pinned instead of what is pinned there.
-    fn attach_anew(
-        &mut self,
-        name: &'static str,
-        hook: Hook,
-        cgroup: &File,
-    ) -> Result<Link, AttachError> {
+    fn attach_anew(&mut self, name: &'static str, hook: Hook, cgroup: &File) -> Result<Link, AttachError> {
         let path = self.path_of(name);
         let program = self.program(name)?.fd().map_err(failed(name))?;
         let link = Link::to_cgroup(program.as_fd(), cgroup.as_fd(), hook)

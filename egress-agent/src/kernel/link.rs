@@ -150,11 +150,7 @@ impl Link {
     }
 
     /// Attaches a program to a cgroup, beside those that are there: links are always in the kernel's multi mode.
-    pub(super) fn to_cgroup(
-        program: BorrowedFd<'_>,
-        cgroup: BorrowedFd<'_>,
-        hook: Hook,
-    ) -> io::Result<Self> {
+    pub(super) fn to_cgroup(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, hook: Hook) -> io::Result<Self> {
         Self::create(program, number(cgroup), hook as u32, 0)
     }
 

@@ -212,7 +212,10 @@ mod tests {
 
     #[test]
     fn a_guest_that_ends_early_is_no_success() {
-        assert!(!is_good(row("test a::x ... ok\ntest a::y ... ok\n", Some("panic"))));
+        assert!(!is_good(row(
+            "test a::x ... ok\ntest a::y ... ok\n",
+            Some("panic")
+        )));
         assert!(!is_good(row("test a::x ... ok\ntest a::y ... FAILED\n", None)));
     }
 }
