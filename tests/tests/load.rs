@@ -136,13 +136,13 @@ async fn without_descriptors_for_its_listeners_a_namespace_is_held_and_not_refus
         "--max-time 0.7 --resolve good.test:80:{} http://good.test/",
         address.ip()
     ));
+    let mut was_served = false;
     for free in (8..40).step_by(4) {
         daemon.running.leave_descriptors(free).await;
         let first = daemon.run("a", &second, &connect).await;
-        if first.code() == 0 {
-            daemon.running.leave_descriptors(4096).await;
-            daemon.stop().await.succeeded();
-            return;
+        was_served = first.code() == 0;
+        if was_served {
+            break;
         }
         // 28: its time was up, and not 7, that it was refused.
         assert_eq!(first.code(), 28, "{free} free: {}", first.stderr);
@@ -153,7 +153,9 @@ async fn without_descriptors_for_its_listeners_a_namespace_is_held_and_not_refus
             next.stderr
         );
     }
-    panic!("the namespace was never served");
+    assert!(was_served, "with 36 free ones, too");
+    daemon.running.leave_descriptors(4096).await;
+    daemon.stop().await.succeeded();
 }
 
 async fn ten_thousand_half_open_clients_cost_bounded_memory() {

@@ -575,10 +575,9 @@ async fn a_fence_that_cannot_be_mended_keeps_nobody_from_the_others() {
         .filter_map(|entry| of_fence(entry.ok()?.file_name().to_str()?))
         .collect();
     indices.sort_unstable();
-    let [first, .., last] = indices[..] else {
-        panic!("{indices:?}");
-    };
-    let [first, last] = [first, last].map(|index| daemon.pins().join(format!("egress_fence_{index}")));
+    assert!(indices.len() >= 2, "{indices:?}");
+    let [first, last] = [indices[0], indices[indices.len() - 1]]
+        .map(|index| daemon.pins().join(format!("egress_fence_{index}")));
     let trouble = async || {
         let status = daemon.status().await.unwrap_or_default();
         !status["repair_error"].is_null()

@@ -14,6 +14,7 @@ fn broken(number: usize) -> ObjectFact {
         },
         uid: number.to_string(),
         generation: i64::MAX,
+        digest: 0,
         in_force: InForce::Closed,
         error: Some("\u{1}".repeat(1000)),
     }
