@@ -277,6 +277,12 @@ impl Cluster {
             "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n"
         ))
         .await;
+        // The controller manager makes it, and no pod is admitted before; after the API server was away it takes a while.
+        self.eventually("the namespace has its service account", async || {
+            let words = ["-n", name, "get", "serviceaccount", "default"];
+            self.try_kubectl(&words).await.is_ok()
+        })
+        .await;
     }
 
     /// Ends a test's namespace; nobody waits for it.
