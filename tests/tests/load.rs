@@ -144,14 +144,16 @@ async fn without_descriptors_for_its_listeners_a_namespace_is_held_and_not_refus
         if was_served {
             break;
         }
-        // 28: its time was up, and not 7, that it was refused.
-        assert_eq!(first.code(), 28, "{free} free: {}", first.stderr);
         let next = daemon.run("a", &second, &connect).await;
-        assert!(
-            [0, 28].contains(&next.code()),
-            "{free} free, the next one: {}",
-            next.stderr
-        );
+        for (which, output) in [("first", first), ("next", next)] {
+            // 28: its time was up; or the agent resets what it serves and has no descriptor for. 7: nobody listens.
+            assert_ne!(
+                output.code(),
+                7,
+                "{free} free, the {which} one: {}",
+                output.stderr
+            );
+        }
     }
     assert!(was_served, "with 36 free ones, too");
     daemon.running.leave_descriptors(4096).await;
