@@ -18,7 +18,7 @@ use super::{
     handover::HandedSite,
 };
 use crate::{
-    identity::Identities,
+    identity::{Identities, PodUid},
     kernel::ListenerTable,
     netns::Netns,
     proxy::{
@@ -54,6 +54,8 @@ pub(super) struct Sites {
 /// Whom a namespace was opened for.
 #[derive(Debug, PartialEq, Eq)]
 enum Owner {
+    /// Not by its name, which the next pod may have before this one's namespace is closed.
+    Pod(PodUid),
     /// By namespace and name: as cgroups below a workload's own are parts of it.
     Workload(String, String),
     /// Somebody who is not known yet.
@@ -469,9 +471,13 @@ impl Sites {
 
 impl Owner {
     fn of(cgroup: u64, identities: &Identities) -> Self {
-        identities.of(cgroup).map_or(Self::Cgroup(cgroup), |workload| {
-            Self::Workload(workload.namespace.clone(), workload.name.clone())
-        })
+        match identities.of(cgroup) {
+            Some(workload) => match &workload.pod {
+                Some(pod) => Self::Pod(pod.uid),
+                None => Self::Workload(workload.namespace.clone(), workload.name.clone()),
+            },
+            None => Self::Cgroup(cgroup),
+        }
     }
 }
 
