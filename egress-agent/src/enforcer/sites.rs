@@ -18,7 +18,7 @@ use super::{
     handover::HandedSite,
 };
 use crate::{
-    identity::{Identities, PodUid},
+    identity::{Identities, Place, Tally},
     kernel::ListenerTable,
     netns::Netns,
     proxy::{
@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Network namespaces that are opened for one workload. Each costs some 25 descriptors, and everybody can make more of them
 /// in a user namespace of his own. Enough for a whole node as a workload (kind): a kubelet takes 110 pods.
-const MOST_OF_WORKLOAD: usize = 256;
+const MOST_OF_WORKLOAD: u32 = 256;
 
 /// The namespaces that have listeners.
 #[derive(Debug)]
@@ -46,20 +46,11 @@ pub(super) struct Sites {
     /// Of the enforced cgroup: a namespace in which none of its members is left is abandoned.
     censor: Censor,
     open: HashMap<u64, OpenSite>,
+    /// How many namespaces each workload has open.
+    tally: Arc<Tally>,
     failures: Failures,
     not_found: Throttle,
     not_opened: Throttle,
-}
-
-/// Whom a namespace was opened for.
-#[derive(Debug, PartialEq, Eq)]
-enum Owner {
-    /// Not by its name, which the next pod may have before this one's namespace is closed.
-    Pod(PodUid),
-    /// By namespace and name: as cgroups below a workload's own are parts of it.
-    Workload(String, String),
-    /// Somebody who is not known yet.
-    Cgroup(u64),
 }
 
 /// Why a namespace is not open.
@@ -80,8 +71,9 @@ struct OpenSite {
     listeners: Vec<TcpListener>,
     /// Inode of the namespace in nsfs, as /proc/PID/ns/net shows it.
     inode: u64,
-    /// None for those that an earlier agent had opened: they count for nobody.
-    owner: Option<Owner>,
+    /// Of whom it was opened for. None for the agent's own, which is everybody's, and for those that an earlier agent had
+    /// opened: they count for nobody.
+    place: Option<Place>,
     /// The agent's own namespace stays open as long as the agent lives.
     keep: bool,
     /// Seen without a member at the last sweep. Two sweeps in a row close it: a runtime may be between two processes.
@@ -98,6 +90,7 @@ impl Sites {
             legs,
             censor: Censor::new(cgroup),
             open: HashMap::new(),
+            tally: Tally::new(MOST_OF_WORKLOAD),
             failures: Failures::default(),
             not_found: Throttle::default(),
             not_opened: Throttle::default(),
@@ -195,19 +188,16 @@ impl Sites {
         workers: &Workers,
         identities: &Identities,
     ) -> Result<(), OpenError> {
-        let owner = Owner::of(wanted.cgroup, identities);
-        let owned = self
-            .open
-            .values()
-            .filter(|open| open.owner.as_ref() == Some(&owner));
-        // The agent's own is everybody's.
-        if !netns.is_home() && owned.count() >= MOST_OF_WORKLOAD {
-            return Err(OpenError::TooMany);
-        }
+        let place = if netns.is_home() {
+            None
+        } else {
+            let workload = identities.of_or_stranger(wanted.cgroup);
+            Some(self.tally.enter(&workload).ok_or(OpenError::TooMany)?)
+        };
         let cookie = netns.cookie();
         self.open_with(netns, workers, None)?;
         if let Some(open) = self.open.get_mut(&cookie) {
-            open.owner = Some(owner);
+            open.place = place;
         }
         Ok(())
     }
@@ -455,7 +445,7 @@ impl Sites {
                 site,
                 listeners: bound.listeners,
                 inode,
-                owner: None,
+                place: None,
                 keep,
                 unused: false,
                 stop,
@@ -466,18 +456,6 @@ impl Sites {
 
     fn lock_table(&self) -> MutexGuard<'_, ListenerTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Owner {
-    fn of(cgroup: u64, identities: &Identities) -> Self {
-        match identities.of(cgroup) {
-            Some(workload) => match &workload.pod {
-                Some(pod) => Self::Pod(pod.uid),
-                None => Self::Workload(workload.namespace.clone(), workload.name.clone()),
-            },
-            None => Self::Cgroup(cgroup),
-        }
     }
 }
 

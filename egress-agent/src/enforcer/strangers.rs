@@ -1,7 +1,12 @@
 //! Whose connections were open when the enforcement began, but not known whose they were: an agent may start before the API
 //! server tells its pods. They are closed, if they are not allowed, when that is known.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
+
+use crate::telemetry::Throttle;
 
 /// Most cgroups that are remembered. A machine has some thousand.
 const MOST: usize = 65_536;
@@ -11,6 +16,7 @@ const MOST: usize = 65_536;
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
     cgroups: HashMap<u64, HashSet<u64>>,
+    left_out: Throttle,
 }
 
 impl Strangers {
@@ -20,9 +26,10 @@ impl Strangers {
             namespaces.insert(namespace);
         } else if self.cgroups.len() < MOST {
             self.cgroups.insert(cgroup, HashSet::from([namespace]));
-        } else {
+        } else if let Some(unsaid) = self.left_out.pass(Instant::now()) {
             tracing::error!(
                 cgroup,
+                unsaid,
                 most = MOST,
                 "too many cgroups that nobody knows: connections of further ones from before the enforcement go on"
             );

@@ -166,6 +166,11 @@ impl Identities {
         tokio::time::timeout(source.patience, known).await.ok().flatten()
     }
 
+    /// Who it is by what is known now, without waiting: for what is counted by workload.
+    pub fn of_or_stranger(&self, cgroup: u64) -> Arc<Workload> {
+        self.of(cgroup).unwrap_or_else(|| Arc::new(self.stranger(cgroup)))
+    }
+
     /// What can be said of a cgroup without identity, for the log: its path, and the UID in it as its name.
     #[must_use]
     pub fn stranger(&self, cgroup: u64) -> Workload {

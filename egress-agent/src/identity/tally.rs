@@ -7,10 +7,18 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Workload;
+use super::{PodUid, Workload};
 
-/// Namespace and name: as cgroups below a workload's own are parts of it.
-type Key = (String, String);
+/// Who is counted as one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key {
+    /// Not by its name, which the next pod may have while this one's connections and namespaces are there yet.
+    Pod(PodUid),
+    /// Namespace and name: cgroups below a workload's own are parts of it.
+    Named(String, String),
+    /// The cgroup of somebody who is not known.
+    Stranger(String),
+}
 
 /// The counts. A workload that has nothing has no entry.
 #[derive(Debug)]
@@ -39,7 +47,7 @@ impl Tally {
     /// One more place for the workload, if it may have one.
     #[must_use]
     pub fn enter(self: &Arc<Self>, workload: &Workload) -> Option<Place> {
-        let key = (workload.namespace.clone(), workload.name.clone());
+        let key = Key::of(workload);
         let mut taken = self.lock();
         let count = taken.entry(key.clone()).or_default();
         if *count >= self.most {
@@ -54,6 +62,16 @@ impl Tally {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, u32>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Key {
+    fn of(workload: &Workload) -> Self {
+        match &workload.pod {
+            Some(pod) => Self::Pod(pod.uid),
+            None if workload.name.is_empty() => Self::Stranger(workload.cgroup.clone()),
+            None => Self::Named(workload.namespace.clone(), workload.name.clone()),
+        }
     }
 }
 
@@ -107,6 +125,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::PodFacts;
 
     fn workload(name: &str) -> Workload {
         Workload {
@@ -128,6 +147,30 @@ mod tests {
         assert!(third.is_some());
         drop((second, third));
         assert!(tally.lock().is_empty(), "nothing is kept of who has none");
+    }
+
+    #[test]
+    fn pods_are_told_apart_by_their_uid_and_strangers_by_their_cgroup() {
+        let tally = Tally::new(1);
+        let pod = |uid: &str, container: &str| Workload {
+            pod: Some(PodFacts {
+                container: container.to_owned(),
+                ..PodFacts::unknown(uid.parse().unwrap(), false)
+            }),
+            ..workload("web-0")
+        };
+        let stranger = |cgroup: &str| Workload {
+            cgroup: cgroup.to_owned(),
+            ..Workload::default()
+        };
+        let old = tally.enter(&pod("4b4a7a52-0c0c-4b5c-9d9c-1f8a3a7d6e01", "app"));
+        let new = tally.enter(&pod("4b4a7a52-0c0c-4b5c-9d9c-1f8a3a7d6e02", "app"));
+        assert!(old.is_some() && new.is_some(), "another pod of the same name");
+        let second = pod("4b4a7a52-0c0c-4b5c-9d9c-1f8a3a7d6e01", "sidecar");
+        assert!(tally.enter(&second).is_none(), "all containers of a pod are one");
+        let first = tally.enter(&stranger("/a"));
+        assert!(first.is_some() && tally.enter(&stranger("/b")).is_some());
+        assert!(tally.enter(&stranger("/a")).is_none());
     }
 
     #[test]

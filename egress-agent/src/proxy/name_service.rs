@@ -154,10 +154,7 @@ impl NameService {
 
 /// Room for a query of whom it is by what is known now: it may wait for its pod to be known.
 fn seat(room: &Shares, asker: &Asker, identities: &Identities) -> Option<Seat> {
-    match identities.of(asker.cgroup) {
-        Some(workload) => room.enter(&workload),
-        None => room.enter(&identities.stranger(asker.cgroup)),
-    }
+    room.enter(&identities.of_or_stranger(asker.cgroup))
 }
 
 /// Answers a query that the kernel handed over because its namespace had no name service yet.

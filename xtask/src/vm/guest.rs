@@ -325,7 +325,9 @@ fn follow(child: &mut Child, wanted: &str, log: &Path) -> Result<Printed> {
 
 /// What a kernel says first when it cannot go on.
 fn is_last_word(line: &str) -> bool {
-    ["Oops: ", "BUG: ", "Kernel panic - "].iter().any(|word| line.contains(word))
+    ["Oops: ", "BUG: ", "Kernel panic - "]
+        .iter()
+        .any(|word| line.contains(word))
 }
 
 fn lines_of(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {

@@ -2,7 +2,7 @@
 
 use egress_common::outcome::Outcome;
 
-use super::lab::{Lab, run};
+use super::lab::{Lab, Wire, run};
 use crate::access_log::Ending;
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: good.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -10,15 +10,50 @@ const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: good.test\r\nConnection: Upgr
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                       Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
+/// A client and its origin behind the upgrade.
+async fn websocket(lab: &mut Lab) -> (Wire, Wire) {
+    let mut client = lab.client().await;
+    client.send(UPGRADE).await;
+    let mut origin = lab.accept("good.test").await;
+    origin.head().await;
+    origin.send(SWITCH).await;
+    client.head().await;
+    (client, origin)
+}
+
+/// A client and its origin in the middle of an answer.
+async fn begun(lab: &mut Lab, host: &str) -> (Wire, Wire) {
+    let (mut client, mut origin) = asked(lab, host).await;
+    origin
+        .send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegin")
+        .await;
+    client.head().await;
+    assert_eq!(client.exactly(5).await, b"begin");
+    (client, origin)
+}
+
+/// A client and its origin behind an answer, with their connections kept.
+async fn answered(lab: &mut Lab, host: &str) -> (Wire, Wire) {
+    let (mut client, mut origin) = asked(lab, host).await;
+    origin.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx").await;
+    assert_eq!(client.message().await.text(), "x");
+    (client, origin)
+}
+
+async fn asked(lab: &mut Lab, host: &str) -> (Wire, Wire) {
+    let mut client = lab.client().await;
+    client
+        .send(&format!("GET /1 HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+        .await;
+    let mut origin = lab.accept(host).await;
+    origin.head().await;
+    (client, origin)
+}
+
 #[test]
 fn a_websocket_that_new_policies_refuse_is_reset_on_both_sides() {
     run(async |lab: &mut Lab| {
-        let mut client = lab.client().await;
-        client.send(UPGRADE).await;
-        let mut origin = lab.accept("good.test").await;
-        origin.head().await;
-        origin.send(SWITCH).await;
-        client.head().await;
+        let (mut client, mut origin) = websocket(lab).await;
         client.send("frame").await;
         origin.exactly(5).await;
         lab.allow_only("also.test");
@@ -34,12 +69,7 @@ fn a_websocket_that_new_policies_refuse_is_reset_on_both_sides() {
 #[test]
 fn a_websocket_that_new_policies_allow_too_lives_on() {
     run(async |lab: &mut Lab| {
-        let mut client = lab.client().await;
-        client.send(UPGRADE).await;
-        let mut origin = lab.accept("good.test").await;
-        origin.head().await;
-        origin.send(SWITCH).await;
-        client.head().await;
+        let (mut client, mut origin) = websocket(lab).await;
         lab.allow_only("good.test");
         client.send("frame").await;
         assert_eq!(origin.exactly(5).await, b"frame");
@@ -53,15 +83,7 @@ fn a_websocket_that_new_policies_allow_too_lives_on() {
 #[test]
 fn an_answer_that_new_policies_refuse_is_broken_off() {
     run(async |lab: &mut Lab| {
-        let mut client = lab.client().await;
-        client.send("GET / HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
-        let mut origin = lab.accept("good.test").await;
-        origin.head().await;
-        origin
-            .send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegin")
-            .await;
-        client.head().await;
-        assert_eq!(client.exactly(5).await, b"begin");
+        let (mut client, _origin) = begun(lab, "good.test").await;
         lab.allow_only("also.test");
         client.until_reset().await;
         assert_eq!(lab.records().await[0].ending, Ending::PolicyChanged);
@@ -71,12 +93,7 @@ fn an_answer_that_new_policies_refuse_is_broken_off() {
 #[test]
 fn a_connection_that_is_kept_alive_meets_the_new_policies_with_its_next_request() {
     run(async |lab: &mut Lab| {
-        let mut client = lab.client().await;
-        client.send("GET /1 HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
-        let mut origin = lab.accept("good.test").await;
-        origin.head().await;
-        origin.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx").await;
-        assert_eq!(client.message().await.text(), "x");
+        let (mut client, _origin) = answered(lab, "good.test").await;
         lab.allow_only("also.test");
         client.send("GET /2 HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
         assert_eq!(client.message().await.status(), Some(403));
@@ -89,12 +106,7 @@ fn a_connection_that_is_kept_alive_meets_the_new_policies_with_its_next_request(
 #[test]
 fn an_origins_connection_that_is_kept_is_not_used_again_once_its_address_is_denied() {
     run(async |lab: &mut Lab| {
-        let mut client = lab.client().await;
-        client.send("GET /1 HTTP/1.1\r\nHost: also.test\r\n\r\n").await;
-        let mut origin = lab.accept("also.test").await;
-        origin.head().await;
-        origin.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx").await;
-        assert_eq!(client.message().await.text(), "x");
+        let (mut client, mut origin) = answered(lab, "also.test").await;
         lab.deny_address_of("also.test");
         client.send("GET /2 HTTP/1.1\r\nHost: also.test\r\n\r\n").await;
         assert_eq!(client.message().await.status(), Some(403));
@@ -113,15 +125,7 @@ fn an_origins_connection_that_is_kept_is_not_used_again_once_its_address_is_deni
 #[test]
 fn an_answer_from_an_address_that_is_denied_now_is_broken_off() {
     run(async |lab: &mut Lab| {
-        let mut client = lab.client().await;
-        client.send("GET / HTTP/1.1\r\nHost: also.test\r\n\r\n").await;
-        let mut origin = lab.accept("also.test").await;
-        origin.head().await;
-        origin
-            .send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegin")
-            .await;
-        client.head().await;
-        assert_eq!(client.exactly(5).await, b"begin");
+        let (mut client, mut origin) = begun(lab, "also.test").await;
         lab.deny_address_of("api.test");
         origin.send("go").await;
         assert_eq!(client.exactly(2).await, b"go", "another address");
