@@ -45,10 +45,12 @@ use crate::{
     identity::{Identities, Mapping, PodDirectory, PodSource},
     instance::{Instance, Traces},
     kernel::{
-        Attachment, CgroupMount, DirectTable, Due, FlowTable, HeldReader, Repair, Settings, WantedReader,
+        Attachment, CgroupMount, DirectTable, Due, FlowTable, HeldReader, Repair, Settings, UnderWay,
+        WantedReader,
     },
     policy::PolicySet,
     proxy::{Services, Workers},
+    telemetry::Throttle,
 };
 
 /// How often the kernel's reports are fetched: it never wakes us for them.
@@ -128,6 +130,8 @@ pub struct Enforcer {
     wanted: WantedReader,
     held: HeldReader,
     flows: FlowTable,
+    under_way: UnderWay,
+    not_settled: Throttle,
     direct: DirectTable,
     sites: Sites,
     fences: Fences,
@@ -196,7 +200,10 @@ impl Enforcer {
                 },
                 what = self.changes.next() => self.follow_identities(what),
                 () = draining(self.predecessor.as_ref()) => self.forget_predecessor(),
-                _tick = report.tick() => self.report(),
+                _tick = report.tick() => {
+                    self.report();
+                    self.settle();
+                }
                 _tick = watch.tick() => self.mend(),
                 _tick = sweep.tick() => self.sweep(),
             }
@@ -407,6 +414,14 @@ impl Enforcer {
             set: &set,
         };
         self.reports.fetch(&ledger, &self.services.log);
+    }
+
+    fn settle(&mut self) {
+        if let Err(error) = self.under_way.settle()
+            && let Some(unsaid) = self.not_settled.pass(Instant::now())
+        {
+            tracing::error!(%error, unsaid, "cannot tell which connects are under way: workloads with many are refused further ones");
+        }
     }
 
     /// Fills the tables with what this agent is configured to, and reads the reports from where they have been read.

@@ -13,6 +13,7 @@ mod observed;
 mod pins;
 mod sock_diag;
 mod tables;
+mod under_way;
 mod usage;
 
 pub use attach::{AttachError, Attachment, Inheritance, Repair, remove_fences};
@@ -29,4 +30,5 @@ pub use tables::{
     Counts, FlowTable, ListenerTable, MOST_EXEMPT, MOST_PROXIES, QueryTable, Settings, TableError,
     VettedTable,
 };
+pub use under_way::UnderWay;
 pub use usage::most_entries;

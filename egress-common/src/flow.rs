@@ -1,6 +1,6 @@
 //! A connect: what the kernel noted of it. The agent takes redirected ones on accept, and closes the books of direct ones.
 
-use crate::address::Endpoint;
+use crate::{address::Endpoint, member::Member};
 
 /// Identifies the loopback leg of a redirected connect, as both ends see it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -49,6 +49,8 @@ pub struct Flow {
     pub birth_cgroup: u64,
     /// Socket cookie.
     pub socket: u64,
+    /// Redirected: whose share of the table of connects under way it takes a place of; see [`share`].
+    pub share: u64,
     /// CLOCK_BOOTTIME of the connect, in nanoseconds.
     pub time: u64,
     /// Thread group id in the root pid namespace of who connected last, or else made the socket. 0: before the programs
@@ -64,6 +66,24 @@ pub struct Flow {
 pub const REDIRECTED: u32 = 1;
 /// The connect went where it wanted to.
 pub const DIRECT: u32 = 2;
+
+/// Redirected connects that one workload may have under way, of the 65,536 that a machine has room for: nobody takes them
+/// while there is no agent, and one workload is not to have it all. Counted without atomic additions, which this target
+/// has none of, so it may be exceeded by what several CPUs count at the same instant.
+pub const MOST_UNDER_WAY: u32 = 16_384;
+
+/// Strangers are counted by their cgroups, whose ids are never as large.
+const STRANGER: u64 = 1 << 63;
+
+/// Whose share of the table of connects under way a connect takes a place of.
+#[must_use]
+#[inline(always)]
+pub const fn share(cgroup: u64, member: Option<&Member>) -> u64 {
+    match member {
+        Some(member) => member.workload as u64,
+        None => cgroup | STRANGER,
+    }
+}
 
 /// A direct flow at its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,6 +123,7 @@ impl Flow {
             cgroup: 0,
             birth_cgroup,
             socket: 0,
+            share: 0,
             time: 0,
             pid: 0,
             uid: 0,

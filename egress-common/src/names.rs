@@ -3,7 +3,7 @@
 /// Version of what the pinned maps hold. Raise it with every change to the meaning, order or size of a field in a key or
 /// a value: an agent uses an earlier one's maps again only if both have the same number here. A new map needs no new
 /// number.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Names of the kernel programs, as `bpftool prog` shows them.
 pub mod program {
@@ -75,6 +75,8 @@ pub mod map {
     pub const LISTENERS: &str = "LISTENERS";
     /// Flows waiting for their accept.
     pub const FLOWS: &str = "FLOWS";
+    /// How many of them each workload has.
+    pub const UNDER_WAY: &str = "UNDER_WAY";
     /// Per-socket storage.
     pub const SOCKETS: &str = "SOCKETS";
     /// Per-socket storage of those that ask name servers.

@@ -94,6 +94,8 @@ outcomes! {
 
     /// A datagram socket was connected to what no rule allows: nothing leaves by that, and what is sent is refused.
     DatagramConnect = 22, Allow, "datagram_connect";
+    /// The workload has as many redirected connects under way as one may have.
+    ShareFull = 23, Deny, "share_full";
     /// A packet without a socket that a verdict had let go there, on its way out of a fenced network namespace.
     Unvetted = 30, Deny, "unvetted";
 

@@ -116,8 +116,8 @@ fn tried(facts: &Attempt<'_>) -> Decision {
 fn sizes_of_shared_structs_are_as_recorded() {
     assert_eq!(size_of::<Endpoint>(), 20);
     assert_eq!(size_of::<FlowKey>(), 32);
-    assert_eq!(size_of::<Flow>(), 144);
-    assert_eq!(size_of::<ClosedFlow>(), 176);
+    assert_eq!(size_of::<Flow>(), 152);
+    assert_eq!(size_of::<ClosedFlow>(), 184);
     assert_eq!(size_of::<Member>(), 24);
     assert_eq!(size_of::<BlockKey>(), 20);
     assert_eq!(size_of::<Allowance>(), 8);

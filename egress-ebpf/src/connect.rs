@@ -6,7 +6,7 @@ use egress_common::{
     address::Endpoint,
     counter::Counter,
     decide::{self, Attempt, Decision},
-    flow::{DIRECT, REDIRECTED},
+    flow::{self, DIRECT, REDIRECTED},
     member::{Member, Transport},
     outcome::Outcome,
 };
@@ -165,6 +165,12 @@ pub fn redirect(
     ));
     flow.device = device;
     flow.cgroup = context::cgroup_id();
+    flow.share = flow::share(flow.cgroup, tables::member(flow.cgroup));
+    // Datagrams are never under way: the agent finds them by their socket.
+    if context::protocol(ctx) == decide::TCP && tables::has_full_share(&flow.share) {
+        flow.lane = 0;
+        return Err(Outcome::ShareFull);
+    }
     flow.socket = context::socket_cookie(ctx);
     flow.time = context::now();
     context::identify(&mut flow.pid, &mut flow.uid, &mut flow.command);

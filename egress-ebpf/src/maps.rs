@@ -74,6 +74,12 @@ pub static LISTENERS: HashMap<u64, Listeners, 16384> = HashMap::new();
 #[btf_map]
 pub static FLOWS: HashMap<FlowKey, Flow, 65536> = HashMap::new();
 
+/// Whose share (`flow::share`) -> how many of FLOWS are its. Counted here as they come and as they are withdrawn; those that the
+/// agent takes are taken off by it now and then. Read by connect, which refuses more than a workload's share. Full: the
+/// least recently used leave, and begin anew.
+#[btf_map]
+pub static UNDER_WAY: LruHashMap<u64, u32, 16384> = LruHashMap::new();
+
 /// Socket -> its birth and last redirected connect. Freed with the socket. No memory: the connect is refused.
 #[btf_map]
 pub static SOCKETS: SkStorage<Flow> = SkStorage::new();

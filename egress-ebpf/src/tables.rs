@@ -4,6 +4,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use egress_common::{
     address::Endpoint,
     decide::Tables,
+    flow::MOST_UNDER_WAY,
     listener::Listeners,
     member::{
         ALL_PORTS, BlockKey, INBOUND_LIFE, Inbound, InboundKey, Member, NO_PORTS, POLICY_BITS, PortChunk,
@@ -13,7 +14,7 @@ use egress_common::{
 
 use crate::{
     context,
-    maps::{BLOCKS, EXEMPT, INBOUND, INTERNAL, LISTENERS, MEMBERS, PORTS, PROXIES},
+    maps::{BLOCKS, EXEMPT, INBOUND, INTERNAL, LISTENERS, MEMBERS, PORTS, PROXIES, UNDER_WAY},
 };
 
 /// The tables, as a socket of one network namespace sees them.
@@ -90,6 +91,13 @@ pub fn member(cgroup: u64) -> Option<&'static Member> {
     // round, for one decision; no number of a set or policy is used again for another one. Not copied, because of the
     // 512-byte stack.
     unsafe { MEMBERS.get(cgroup) }
+}
+
+/// Whether a share of the table of connects under way is used up. What several CPUs count at this instant comes on top.
+#[inline(always)]
+pub fn has_full_share(share: &u64) -> bool {
+    // SAFETY: read-only; one word is not torn.
+    unsafe { UNDER_WAY.get(share) }.is_some_and(|taken| *taken >= MOST_UNDER_WAY)
 }
 
 #[inline(always)]

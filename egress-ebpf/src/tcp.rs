@@ -14,7 +14,11 @@ use egress_common::{
     flow::{Flow, FlowKey},
 };
 
-use crate::{account, context, maps::FLOWS, report, storage};
+use crate::{
+    account, context,
+    maps::{FLOWS, UNDER_WAY},
+    report, storage,
+};
 
 #[inline(always)]
 pub fn follow(ctx: &SockOpsContext) {
@@ -47,6 +51,7 @@ fn publish(ctx: &SockOpsContext) {
         report::count_loss(Counter::FlowsFull);
         return;
     }
+    count(flow);
     // Without the flag a failed connect's flow would stay until the agent's sweep.
     let _swept_later = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
 }
@@ -66,7 +71,23 @@ fn ended(ctx: &SockOpsContext) {
         account::end(ctx, flow, !has_failed);
     } else if flow.is_redirected() && has_failed {
         let key = FlowKey::leg(flow.netns, local(ctx, flow), &flow.redirect);
-        let _taken_already = FLOWS.remove(key);
+        if FLOWS.remove(key).is_ok()
+            && let Some(taken) = UNDER_WAY.get_ptr_mut(flow.share)
+        {
+            // SAFETY: as in `count`.
+            let taken = unsafe { &mut *taken };
+            *taken = taken.saturating_sub(1);
+        }
+    }
+}
+
+#[inline(always)]
+fn count(flow: &Flow) {
+    if let Some(taken) = UNDER_WAY.get_ptr_mut(flow.share) {
+        // SAFETY: an entry of a preallocated map stays readable and writable even if it is removed meanwhile.
+        unsafe { *taken += 1 };
+    } else {
+        let _uncounted = UNDER_WAY.insert(flow.share, 1, 0);
     }
 }
 

@@ -2,16 +2,18 @@
 
 use std::{fs, io};
 
+use egress_common::flow;
 use egress_tests::{
     agent::Running,
     clients::{curl, raw},
     daemon::Daemon,
     hello::Hello,
-    lab::{Place, World},
+    lab::{Place, World, traces::entries_of},
     origins::RawConnection,
     promises,
     raw_client::{Outcome, Script, Step},
 };
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 promises![
@@ -19,6 +21,7 @@ promises![
     without_descriptors_connections_are_refused_and_the_agent_lives_on,
     without_descriptors_for_its_listeners_a_namespace_is_held_and_not_refused,
     ten_thousand_half_open_clients_cost_bounded_memory,
+    who_has_too_many_connects_under_way_is_refused_more_and_others_are_not,
     nothing_passes_unlogged_if_the_configuration_says_so,
 ];
 
@@ -208,6 +211,75 @@ async fn ten_thousand_half_open_clients_cost_bounded_memory() {
         .await;
     assert_eq!(count(&daemon, "no_flow").await, 0);
     assert_eq!(good.requests().await.len(), 2);
+    daemon.stop().await.succeeded();
+}
+
+/// An agent that takes nothing, as while it is replaced: what has connected, or tries to, waits in a table that all share.
+async fn who_has_too_many_connects_under_way_is_refused_more_and_others_are_not() {
+    const MORE: usize = 500;
+    let (world, second) = world().await;
+    let third = world.another_client("third", 4).await;
+    let good = world.http("good.test").await;
+    let elsewhere = world.http("other.test").await;
+    let daemon = Daemon::start(&world, "limits: {connectionsPerWorkload: 20000}").await;
+    assert_eq!(daemon.codes("a", &second).await, "200,403,");
+    assert_eq!(daemon.codes("b", &third).await, "403,200,");
+    daemon.running.signal(Signal::SIGSTOP);
+
+    let most = flow::MOST_UNDER_WAY as usize;
+    let script = Script::to(world.sockets("good.test", 80)[0])
+        .times(most + MORE)
+        .step(Step::Hold);
+    let flood = world.start_in(&second, &daemon.tree.join("a"), &raw(&world, &script));
+    let under_way = async || {
+        let entries = entries_of(&daemon.pins().join("UNDER_WAY")).await;
+        let counts = entries
+            .iter()
+            .filter_map(|entry| entry["formatted"]["value"].as_u64());
+        counts.max().unwrap_or_default()
+    };
+    daemon
+        .eventually("it has its share", async || under_way().await >= most as u64)
+        .await;
+    let get = |host: &str| {
+        let address = world.sockets(host, 80)[0].ip();
+        curl(&world).words(&format!(
+            "--fail --max-time 30 --resolve {host}:80:{address} http://{host}/"
+        ))
+    };
+    // At once, while the others wait for the agent.
+    let refused = daemon.run("a", &second, &get("good.test")).await;
+    assert_eq!(refused.code(), 7, "{}", refused.stderr);
+    let other = world.start_in(&third, &daemon.tree.join("b"), &get("other.test"));
+    assert!(
+        under_way().await <= (most + 16) as u64,
+        "what both CPUs count at once comes on top, and no more"
+    );
+
+    // Those who try still are withdrawn with it; the agent takes the rest, and the count is put right.
+    flood.signal(Signal::SIGKILL);
+    flood.finish().await;
+    daemon.running.signal(Signal::SIGCONT);
+    other.finish().await.succeeded();
+    daemon
+        .eventually("there is room again", async || {
+            daemon.run("a", &second, &get("good.test")).await.code() == 0
+        })
+        .await;
+    assert_eq!(good.requests().await.len(), 2);
+    assert_eq!(elsewhere.requests().await.len(), 2);
+    let is_refused = |record: &&Value| record["outcome"] == "share_full";
+    let refusals = async || {
+        let log = daemon.log();
+        let told = log.iter().filter(is_refused);
+        told.map(|record| record["attempts"].as_u64().unwrap_or(1))
+            .sum::<u64>()
+    };
+    daemon
+        .eventually("each refusal is told", async || {
+            refusals().await > MORE as u64 - 100
+        })
+        .await;
     daemon.stop().await.succeeded();
 }
 

@@ -161,6 +161,7 @@ impl Course {
             | Outcome::ForbiddenProtocol
             | Outcome::UnknownCgroup
             | Outcome::DirectFull
+            | Outcome::ShareFull
             | Outcome::Revoked
             | Outcome::OpenedBefore
             | Outcome::NoListener

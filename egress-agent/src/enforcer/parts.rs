@@ -21,10 +21,11 @@ use crate::{
     identity::Identities,
     instance::{Instance, Traces},
     kernel::{
-        self, Attachment, CgroupMount, DirectTable, FlowTable, HeldReader, ListenerTable, Settings,
+        self, Attachment, CgroupMount, DirectTable, FlowTable, HeldReader, ListenerTable, Settings, UnderWay,
         VettedTable, WantedReader,
     },
     proxy::{WorkerContext, WorkerCounts, Workers},
+    telemetry::Throttle,
 };
 
 /// What is made between loading and attaching.
@@ -33,6 +34,7 @@ pub(super) struct Parts {
     wanted: WantedReader,
     held: HeldReader,
     flows: FlowTable,
+    under_way: UnderWay,
     direct: DirectTable,
     sites: Sites,
     fences: Fences,
@@ -92,6 +94,7 @@ impl Parts {
             wanted: WantedReader::open(pins)?,
             held: HeldReader::open(pins)?,
             flows: FlowTable::open(pins)?,
+            under_way: UnderWay::open(pins)?,
             direct: DirectTable::open(pins)?,
             sites: Sites::new(table, legs, settings.cgroup.clone()),
             fences: Fences::new(!settings.packet_fence, Arc::clone(&identities))?,
@@ -118,6 +121,7 @@ impl Parts {
             wanted,
             held,
             flows,
+            under_way,
             direct,
             sites,
             fences,
@@ -137,6 +141,8 @@ impl Parts {
             wanted,
             held,
             flows,
+            under_way,
+            not_settled: Throttle::default(),
             direct,
             sites,
             fences,

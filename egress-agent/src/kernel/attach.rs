@@ -30,7 +30,7 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
 
 /// Every map that is pinned; aya-log's own ring buffer is not.
-const PINNED_MAPS: [&str; 26] = [
+const PINNED_MAPS: [&str; 27] = [
     map::EXEMPT,
     map::INTERNAL,
     map::PROXIES,
@@ -42,6 +42,7 @@ const PINNED_MAPS: [&str; 26] = [
     map::CLOSED,
     map::LISTENERS,
     map::FLOWS,
+    map::UNDER_WAY,
     map::SOCKETS,
     map::ASKERS,
     map::QUERIES,

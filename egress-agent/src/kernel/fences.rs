@@ -239,22 +239,30 @@ impl FenceTables {
     /// # Errors
     /// The kernel refuses.
     pub fn sweep(&mut self) -> Result<(), TableError> {
-        let Leftovers { blocks, chunks } = std::mem::take(&mut self.left);
+        let leaving = std::mem::take(&mut self.leaving);
+        let Leftovers { blocks, chunks } = std::mem::replace(&mut self.left, leaving);
+        let mut refused = Ok(());
         for (length, key) in blocks {
             match self.blocks.remove(&Key::new(length, key)) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(MapError::SyscallError(error)) if is_missing(&error.io_error) => {}
-                Err(error) => return Err(at(map::BLOCKS)(error)),
+                // Tried again with the next sweep.
+                Err(error) => {
+                    self.left.blocks.push((length, key));
+                    refused = Err(at(map::BLOCKS)(error));
+                }
             }
         }
         for chunk in chunks {
             match self.ports.remove(&chunk) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(at(map::PORTS)(error)),
+                Err(error) => {
+                    self.left.chunks.push(chunk);
+                    refused = Err(at(map::PORTS)(error));
+                }
             }
         }
-        self.left = std::mem::take(&mut self.leaving);
-        Ok(())
+        refused
     }
 
     /// Whether everything has been removed that nobody points to: there will not be more room than now.

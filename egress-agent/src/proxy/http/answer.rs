@@ -58,6 +58,7 @@ impl Answer {
             | O::ForbiddenProtocol
             | O::UnknownCgroup
             | O::DirectFull
+            | O::ShareFull
             | O::Revoked
             | O::OpenedBefore => denied("The kernel refuses it."),
             O::TunnelMismatch => denied("The tunnel was opened to another host."),

@@ -60,6 +60,7 @@ impl Alert {
             | Outcome::ForbiddenProtocol
             | Outcome::UnknownCgroup
             | Outcome::DirectFull
+            | Outcome::ShareFull
             | Outcome::Revoked
             | Outcome::OpenedBefore
             | Outcome::NoKnownName
