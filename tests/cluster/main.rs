@@ -8,6 +8,7 @@
     reason = "a test that cannot go on fails by panic, for the place and the stack"
 )]
 
+mod chart;
 mod identity;
 mod install;
 mod life;
@@ -35,6 +36,7 @@ fn all() -> Vec<Promise> {
     [
         promises(),
         install::promises(),
+        chart::promises(),
         policies::promises(),
         identity::promises(),
         network::promises(),
