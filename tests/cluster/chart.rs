@@ -166,6 +166,10 @@ fn objects(text: &str) -> Objects {
     all.into_iter()
         .filter(|object| !object.is_null())
         .map(|mut object| {
+            if let Some(metadata) = object["metadata"].as_object_mut() {
+                // Early kustomize makes empty ones.
+                metadata.retain(|_, value| *value != json!({}));
+            }
             let kind = object["kind"].as_str().expect("a kind").to_owned();
             let mut name = object["metadata"]["name"].as_str().expect("a name").to_owned();
             if kind == "ConfigMap" {
