@@ -1,13 +1,15 @@
 //! What the agents tell the people: the status of the policies, Events on pods, `explain`.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use egress_tests::{
+    agent,
     cluster::{Cluster, NAMESPACE, Pod},
     promises,
     require::Need,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::process::Command;
 
 use crate::policies::{allowed_soon, policy};
 
@@ -17,6 +19,7 @@ promises![
     a_new_policy_that_is_broken_allows_its_pods_nothing: [Need::Nodes],
     a_denial_is_an_event_of_the_pod: [Need::Nodes],
     explain_asks_the_cluster: [Need::Nodes],
+    a_team_asks_as_far_as_its_roles_go: [Need::Nodes],
     another_agent_takes_the_lead: [Need::Nodes, alone],
 ];
 
@@ -244,6 +247,90 @@ async fn explain_asks_the_cluster() {
             .is_err_and(|told| told.contains("there is no pod asked/b"))
     );
     cluster.forget("asked").await;
+}
+
+/// By the roles of the manual: `view` of a namespace, and the one for the cluster's policies.
+async fn a_team_asks_as_far_as_its_roles_go() {
+    let cluster = Cluster::get().await;
+    for namespace in ["team", "foreign"] {
+        cluster.namespace(namespace).await;
+        cluster.apply(&policy(namespace, "p", "other.test")).await;
+    }
+    let pod = Pod::new("team", "a").start(cluster).await;
+    let _foreign = Pod::new("foreign", "a").start(cluster).await;
+    allowed_soon(cluster, &pod, "https://other.test/").await;
+    cluster
+        .kubectl(&[
+            "-n",
+            "team",
+            "create",
+            "rolebinding",
+            "looks",
+            "--clusterrole=view",
+            "--serviceaccount=team:default",
+        ])
+        .await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let kubeconfig = directory.path().join("kubeconfig");
+    fs::write(&kubeconfig, as_service_account(cluster, "team").await).expect("a file");
+    let explain = async |pod: &str| {
+        let output = Command::new(agent::program())
+            .args(["explain", "--pod", pod, "https://other.test/"])
+            .env("KUBECONFIG", &kubeconfig)
+            .output()
+            .await
+            .expect("the agent runs");
+        let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        if output.status.success() {
+            Ok(told.concat())
+        } else {
+            Err(told.concat())
+        }
+    };
+    let refused = explain("team/a")
+        .await
+        .expect_err("the cluster's policies are not its to see");
+    assert!(refused.contains("clusteregresspolicies"), "{refused}");
+
+    let binding = "egress-tests-explain";
+    cluster
+        .kubectl(&[
+            "create",
+            "clusterrolebinding",
+            binding,
+            "--clusterrole=egress-enforcer-explain",
+            "--serviceaccount=team:default",
+        ])
+        .await;
+    cluster
+        .eventually("the role is known", async || explain("team/a").await.is_ok())
+        .await;
+    let allowed = explain("team/a").await.expect("it is allowed");
+    assert!(
+        allowed.contains("rule:     EgressPolicy team/p egress[0]\n"),
+        "{allowed}"
+    );
+    let foreign = explain("foreign/a").await.expect_err("another team's");
+    assert!(foreign.contains("forbidden"), "{foreign}");
+    cluster.kubectl(&["delete", "clusterrolebinding", binding]).await;
+    for namespace in ["team", "foreign"] {
+        cluster.forget(namespace).await;
+    }
+}
+
+/// A kubeconfig for a namespace's default service account.
+async fn as_service_account(cluster: &Cluster, namespace: &str) -> String {
+    let account = cluster
+        .json(&["-n", namespace, "get", "serviceaccount", "default"])
+        .await;
+    let secret = account["secrets"][0]["name"].as_str().expect("a token's secret");
+    let template = "go-template={{.data.token | base64decode}}";
+    let token = cluster
+        .kubectl(&["-n", namespace, "get", "secret", secret, "-o", template])
+        .await;
+    let mut config = cluster.json(&["config", "view", "--raw"]).await;
+    config["users"][0]["user"] = json!({"token": token.trim()});
+    config.to_string()
 }
 
 async fn leader(cluster: &Cluster) -> String {

@@ -15,6 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use self::kit::Kit;
 use crate::{
+    image::{self, Arch},
     progress,
     setup::{self, Purpose},
     test::{close, required::Required, runner, tally::Tally},
@@ -138,6 +139,8 @@ fn run(filter: Option<&str>, keep: bool, cgroups: Cgroups) -> Result<Outcome> {
         Cluster::Own(kit) => {
             let ran = up(kit, cgroups).and_then(|()| {
                 kit.describe(&mut cargo);
+                // For those who ask the cluster from outside.
+                cargo.env("EGRESS_AGENT", image::program(Arch::own()?)?);
                 runner::program(cargo.env("KUBECONFIG", kit.kubeconfig()))
             });
             if !keep {

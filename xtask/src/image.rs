@@ -161,9 +161,16 @@ fn static_agent(arch: Arch) -> Result<PathBuf> {
         cross(&mut cargo);
     }
     workspace::run(&mut cargo)?;
-    let agent = workspace::target()?.join(target).join("release/egress-agent");
+    let agent = program(arch)?;
     is_static(&agent)?;
     Ok(agent)
+}
+
+/// Where the program of the image lies.
+pub(crate) fn program(arch: Arch) -> Result<PathBuf> {
+    Ok(workspace::target()?
+        .join(arch.target())
+        .join("release/egress-agent"))
 }
 
 /// A cross build by Debian's compiler for arm64 (gcc-aarch64-linux-gnu, libc6-dev-arm64-cross). The standard library is
