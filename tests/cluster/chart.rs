@@ -133,12 +133,10 @@ fn rendered(values: &Json) -> Objects {
             ("quote", quote),
             ("sha256sum", sha256sum),
         ]);
-        template
-            .parse(read(&path))
-            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        template.parse(read(&path)).expect("a template, as Helm has them");
         let text = template
             .render(&context)
-            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            .expect("a template that the chart's values fill");
         if path.extension().is_some_and(|end| end == "yaml") {
             found.extend(objects(&text));
         } else {
@@ -162,7 +160,7 @@ fn merge(into: &mut Json, from: &Json) {
 
 /// Reads a stream of documents. The agent's configuration is read too: its text need not be the same.
 fn objects(text: &str) -> Objects {
-    let all: Vec<Json> = serde_saphyr::from_multiple(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let all: Vec<Json> = serde_saphyr::from_multiple(text).expect("documents, as Kubernetes has them");
     all.into_iter()
         .filter(|object| !object.is_null())
         .map(|mut object| {
@@ -215,7 +213,9 @@ fn to_json(value: &Value) -> Result<Json, FuncError> {
             .iter()
             .map(|(key, value)| Ok((key.clone(), to_json(value)?)))
             .collect::<Result<_, FuncError>>()?,
-        other => return Err(wrong(&format!("{other:?} is no value of a chart"))),
+        Value::NoValue | Value::Object(_) | Value::Function(_) => {
+            return Err(wrong(&format!("{value:?} is no value of a chart")));
+        }
     })
 }
 
@@ -224,9 +224,10 @@ fn wrong(what: &str) -> FuncError {
 }
 
 fn text(value: &Value) -> Result<&str, FuncError> {
-    match value {
-        Value::String(text) => Ok(text),
-        other => Err(wrong(&format!("{other:?} is no text"))),
+    if let Value::String(text) = value {
+        Ok(text)
+    } else {
+        Err(wrong(&format!("{value:?} is no text")))
     }
 }
 
