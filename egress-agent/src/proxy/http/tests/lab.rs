@@ -49,6 +49,13 @@ const HOSTS: [(&str, [u8; 4]); 5] = [
 /// The last one does not listen.
 const LISTENING: usize = HOSTS.len() - 1;
 
+/// A request for a WebSocket with good.test.
+pub(super) const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: good.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+/// The origin's consent.
+pub(super) const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
 /// One test's world.
 pub(super) struct Lab {
     services: Arc<Services>,
@@ -174,6 +181,17 @@ impl Lab {
 
     pub(super) fn origin(&self, host: &str) -> &Origin {
         &self.origins[host]
+    }
+
+    /// A client and its origin, good.test, behind the upgrade.
+    pub(super) async fn websocket(&mut self) -> (Wire, Wire) {
+        let mut client = self.client().await;
+        client.send(UPGRADE).await;
+        let mut origin = self.accept("good.test").await;
+        origin.head().await;
+        origin.send(SWITCH).await;
+        client.head().await;
+        (client, origin)
     }
 
     /// The next connection to an origin.

@@ -2,24 +2,8 @@
 
 use egress_common::outcome::Outcome;
 
-use super::lab::{Lab, Wire, run};
+use super::lab::{Lab, UPGRADE, Wire, run};
 use crate::access_log::Ending;
-
-const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: good.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
-const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-
-/// A client and its origin behind the upgrade.
-async fn websocket(lab: &mut Lab) -> (Wire, Wire) {
-    let mut client = lab.client().await;
-    client.send(UPGRADE).await;
-    let mut origin = lab.accept("good.test").await;
-    origin.head().await;
-    origin.send(SWITCH).await;
-    client.head().await;
-    (client, origin)
-}
 
 /// A client and its origin in the middle of an answer.
 async fn begun(lab: &mut Lab, host: &str) -> (Wire, Wire) {
@@ -53,7 +37,7 @@ async fn asked(lab: &mut Lab, host: &str) -> (Wire, Wire) {
 #[test]
 fn a_websocket_that_new_policies_refuse_is_reset_on_both_sides() {
     run(async |lab: &mut Lab| {
-        let (mut client, mut origin) = websocket(lab).await;
+        let (mut client, mut origin) = lab.websocket().await;
         client.send("frame").await;
         origin.exactly(5).await;
         lab.allow_only("also.test");
@@ -69,7 +53,7 @@ fn a_websocket_that_new_policies_refuse_is_reset_on_both_sides() {
 #[test]
 fn a_websocket_that_new_policies_allow_too_lives_on() {
     run(async |lab: &mut Lab| {
-        let (mut client, mut origin) = websocket(lab).await;
+        let (mut client, mut origin) = lab.websocket().await;
         lab.allow_only("good.test");
         client.send("frame").await;
         assert_eq!(origin.exactly(5).await, b"frame");

@@ -1,12 +1,7 @@
 //! WebSocket becomes a tunnel; nothing else does.
 
-use super::lab::{Lab, run};
+use super::lab::{Lab, SWITCH, UPGRADE, run};
 use crate::access_log::Ending;
-
-const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: good.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
-const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 #[test]
 fn a_websocket_carries_any_bytes_both_ways_and_they_are_counted() {
@@ -42,12 +37,7 @@ fn a_websocket_carries_any_bytes_both_ways_and_they_are_counted() {
 #[test]
 fn a_tunnel_ended_from_outside_leaves_its_counts() {
     run(async |lab: &mut Lab| {
-        let mut client = lab.client().await;
-        client.send(UPGRADE).await;
-        let mut origin = lab.accept("good.test").await;
-        origin.head().await;
-        origin.send(SWITCH).await;
-        client.head().await;
+        let (mut client, mut origin) = lab.websocket().await;
         client.send("frame").await;
         origin.exactly(5).await;
         lab.abort();
