@@ -3,10 +3,12 @@
 mod dns;
 mod explicit_proxy;
 mod kubernetes;
+mod parent_proxy;
 
 pub use dns::{DnsEntries, DnsLogEntry};
 pub use explicit_proxy::ExplicitProxyEntries;
 pub use kubernetes::{ExemptEntries, ExemptPods, KubernetesEntries};
+pub use parent_proxy::ParentProxyEntries;
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +26,11 @@ use crate::{
     access_log::{Format, Output, Target},
     identity::{Mapping, Workload},
     policy::Unselected,
-    proxy::{dial::DialMode, explicit::ExplicitProxy, limits::Limits},
+    proxy::{
+        dial::{DialMode, ParentProxy},
+        explicit::ExplicitProxy,
+        limits::Limits,
+    },
 };
 
 /// The ports that are redirected unless the configuration says otherwise.
@@ -66,6 +72,8 @@ pub struct Config {
     pub dns: DnsEntries,
     /// Which address of an allowed name is dialled.
     pub dial: DialMode,
+    /// The proxy that names are handed to; none by default.
+    pub parent_proxy: Option<ParentProxyEntries>,
     /// Where records go; none by default.
     pub access_log: Vec<LogEntry>,
     /// Whether the query is left out of the URLs in the access logs.
@@ -164,6 +172,7 @@ impl Default for Config {
             nameservers: Vec::new(),
             dns: DnsEntries::default(),
             dial: DialMode::default(),
+            parent_proxy: None,
             access_log: Vec::new(),
             strip_query_terms: false,
             on_log_failure: OnLogFailure::default(),
@@ -231,7 +240,10 @@ impl Config {
         if self.ports.contains(&0) {
             return Err("ports: 1 to 65535 are allowed".to_owned());
         }
-        self.explicit_proxy.proxy(&self.ports)?;
+        let explicit = self.explicit_proxy.proxy(&self.ports)?;
+        if let Some(parent) = &self.parent_proxy {
+            parent.check(&explicit)?;
+        }
         self.dns.check()?;
         if let Some(kubernetes) = &self.kubernetes {
             kubernetes.check()?;
@@ -306,6 +318,17 @@ impl Config {
     pub fn explicit_proxy(&self) -> ExplicitProxy {
         // Checked when the file was read.
         self.explicit_proxy.proxy(&self.ports).unwrap_or_default()
+    }
+
+    /// The parent proxy, with its credentials read.
+    ///
+    /// # Errors
+    /// They cannot be read, or are none.
+    pub fn parent_proxy(&self) -> anyhow::Result<Option<ParentProxy>> {
+        self.parent_proxy
+            .as_ref()
+            .map(ParentProxyEntries::proxy)
+            .transpose()
     }
 
     /// Cgroups and their workloads.
@@ -407,6 +430,7 @@ mod tests {
             "nameservers",
             "dns",
             "dial",
+            "parentProxy",
             "accessLog",
             "onLogFailure",
             "drainSeconds",
@@ -451,6 +475,19 @@ mod tests {
                 "explicitProxy.addresses: 0.0.0.0:80",
             ),
             ("explicitProxy: {listen: ['0.0.0.0:3128']}", "addresses"),
+            ("parentProxy: {}", "address"),
+            (
+                "parentProxy: {address: 'http://proxy.test:3128'}",
+                "HOST:PORT is allowed",
+            ),
+            (
+                "parentProxy: {address: 'proxy.test:3128', direct: ['*']}",
+                "parentProxy.direct: ",
+            ),
+            (
+                "{explicitProxy: {addresses: ['127.0.0.1:3128']}, parentProxy: {address: '127.0.0.1:3128'}}",
+                "would ask itself",
+            ),
         ] {
             assert!(Config::parse(text).unwrap_err().contains(word), "{text}");
         }

@@ -27,7 +27,7 @@ use egress_agent::{
     policy::{DomainName, Host},
     proxy::{
         connection::Route,
-        dial::{DialError, DialSettings, Dialer, PrivateAnswers, Sought},
+        dial::{DialError, DialSettings, Dialer, Payload, PrivateAnswers, Sought},
     },
     socket::netns_cookie,
 };
@@ -241,6 +241,7 @@ async fn a_family_that_leads_nowhere_costs_a_head_start_and_one_without_route_no
                 Sought::Dialled(original),
                 &route,
                 PrivateAnswers::Refused,
+                Payload::Bytes,
             )
             .await;
         (dialled, start.elapsed())
@@ -248,7 +249,7 @@ async fn a_family_that_leads_nowhere_costs_a_head_start_and_one_without_route_no
     let (dialled, waited) = dial("blackhole.test").await;
     let dialled = dialled.unwrap();
     assert_eq!(
-        (dialled.address, dialled.relation),
+        (dialled.peer.address(), dialled.peer.relation().unwrap()),
         (place.at(ORIGIN_V4), AddressRelation::Mismatch)
     );
     assert!(
@@ -261,7 +262,7 @@ async fn a_family_that_leads_nowhere_costs_a_head_start_and_one_without_route_no
     let mut quickest = Duration::MAX;
     for _ in 0..5 {
         let (dialled, waited) = dial("noroute.test").await;
-        assert_eq!(dialled.unwrap().address, place.at(ORIGIN_V4));
+        assert_eq!(dialled.unwrap().peer.address(), place.at(ORIGIN_V4));
         quickest = quickest.min(waited);
     }
     assert!(quickest < Duration::from_millis(200), "{quickest:?}");

@@ -180,6 +180,8 @@ outcomes! {
     OriginFailed = 133, Fail, "origin_failed";
     /// The client went away before a name was known.
     ClientGone = 134, Fail, "client_gone";
+    /// The parent proxy would not, or could not, reach the origin.
+    ParentFailed = 136, Fail, "parent_failed";
     /// Something failed in the agent itself.
     AgentError = 135, Fail, "agent_error";
 }

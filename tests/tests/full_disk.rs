@@ -112,6 +112,7 @@ fn record(number: u64) -> Record {
         referer: None,
         user_agent: None,
         content_type: None,
+        by_parent: false,
         upstream: Some(address),
         relation: None,
         verdict: Verdict::without_rule(Outcome::AllowedByRule),

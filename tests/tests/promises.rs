@@ -31,6 +31,7 @@ mod lab;
 mod life;
 mod load;
 mod packets;
+mod parent_proxy;
 mod pods;
 mod programs;
 mod protocols;
@@ -76,6 +77,7 @@ fn all() -> Vec<Promise> {
         host_units::promises(),
         dns::promises(),
         packets::promises(),
+        parent_proxy::promises(),
         load::promises(),
         errors::promises(),
         exec_privileges::promises(),

@@ -422,6 +422,7 @@ fn record(case: &Case, facts: &str) -> Record {
         referer: header(0),
         user_agent: header(1),
         content_type: header(2),
+        by_parent: false,
         upstream: upstream
             .parse()
             .ok()

@@ -103,6 +103,7 @@ fn moved_out_of(record: &mut Record) -> Record {
         user_agent: record.user_agent.take(),
         content_type: record.content_type.take(),
         upstream: record.upstream,
+        by_parent: record.by_parent,
         relation: record.relation,
         verdict: record.verdict.clone(),
         enforced: record.enforced,

@@ -46,7 +46,10 @@ pub struct Record {
     pub content_type: Option<HeaderValue>,
     /// The address dialled for it; `None` if none was.
     pub upstream: Option<SocketAddr>,
-    /// Whether `original` is among the name's addresses; `None` if the name was not looked up.
+    /// Whether that is the parent proxy, and not an address of the origin.
+    pub by_parent: bool,
+    /// Whether `original` is among the name's addresses; `None` if the name was not looked up, or by a
+    /// parent proxy.
     pub relation: Option<AddressRelation>,
     /// The verdict with its evidence; if the origin then failed, its outcome says how.
     pub verdict: Verdict,

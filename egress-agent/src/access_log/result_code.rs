@@ -74,6 +74,8 @@ pub enum Hierarchy {
     None,
     /// The origin itself.
     Direct,
+    /// The parent proxy.
+    Parent,
 }
 
 /// The rows of the table above.
@@ -190,7 +192,10 @@ impl Course {
             Outcome::HeadTooLarge => Self::TooLarge,
             Outcome::HeadTimeout | Outcome::ClientGone => Self::LeftFirst,
             Outcome::NameNotFound | Outcome::LookupFailed => Self::NoAddress,
-            Outcome::OriginRefused | Outcome::OriginTimeout | Outcome::OriginUnreachable => Self::NotReached,
+            Outcome::OriginRefused
+            | Outcome::OriginTimeout
+            | Outcome::OriginUnreachable
+            | Outcome::ParentFailed => Self::NotReached,
             Outcome::OriginFailed => Self::BrokenOff,
             Outcome::AgentError => Self::AgentFailed,
         }
@@ -202,9 +207,16 @@ impl ResultCode {
     #[must_use]
     pub fn of(record: &Record) -> Self {
         let course = Course::of(record);
-        match record.asked {
+        let code = match record.asked {
             Asked::Request { .. } => Self::of_request(course, record),
             Asked::Tunnel { .. } | Asked::Connect { .. } | Asked::Nothing => Self::of_tunnel(course, record),
+        };
+        match code.hierarchy {
+            Hierarchy::Direct if record.by_parent => Self {
+                hierarchy: Hierarchy::Parent,
+                ..code
+            },
+            Hierarchy::None | Hierarchy::Direct | Hierarchy::Parent => code,
         }
     }
 
@@ -355,6 +367,7 @@ impl Hierarchy {
         match self {
             Self::None => "HIER_NONE",
             Self::Direct => "HIER_DIRECT",
+            Self::Parent => "FIRSTUP_PARENT",
         }
     }
 }

@@ -53,6 +53,7 @@ pub(super) fn nothing(outcome: Outcome) -> Record {
         user_agent: None,
         content_type: None,
         upstream: None,
+        by_parent: false,
         relation: None,
         verdict: Verdict::without_rule(outcome),
         enforced: true,

@@ -5,7 +5,11 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 use ipnet::IpNet;
 
 use super::{Labels, parse::name_server};
-use crate::{access_log::Format, policy::HostPattern, proxy::dial::DialMode};
+use crate::{
+    access_log::Format,
+    policy::HostPattern,
+    proxy::dial::{DialMode, ParentProxy},
+};
 
 /// Run one command whose connections are judged by name
 ///
@@ -46,6 +50,9 @@ pub struct ExecArgs {
     /// Answer connects to this address as an HTTP proxy, for a command that is told of one; 0.0.0.0 and [::] stand for all addresses; may be given several times
     #[arg(long = "explicit-proxy", value_name = "IP:PORT")]
     pub explicit_proxy: Vec<SocketAddr>,
+    /// Hand allowed names to this proxy (HOST:PORT), which looks them up and dials
+    #[arg(long, value_name = "HOST:PORT")]
+    pub parent_proxy: Option<ParentProxy>,
     /// Which address of an allowed name is dialled
     #[arg(long, default_value = "pinned", value_name = "pinned|strict|original")]
     pub dial: DialMode,

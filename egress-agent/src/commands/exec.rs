@@ -139,6 +139,7 @@ fn services(args: &ExecArgs) -> anyhow::Result<Arc<Services>> {
         resolve,
         timeout: limits.connect_timeout,
         internal: args.internal.clone(),
+        parent: args.parent_proxy.clone(),
         ..DialSettings::default()
     };
     let proxy = ExplicitProxy::new(&args.explicit_proxy, &config::DEFAULT_PORTS)

@@ -248,6 +248,7 @@ fn services(config: &Config, policies: PolicySet, denials: &DenialFeed) -> anyho
         resolve,
         timeout: limits.connect_timeout,
         internal: config.internal.clone(),
+        parent: config.parent_proxy()?,
         ..DialSettings::default()
     };
     Ok(Arc::new(Services {

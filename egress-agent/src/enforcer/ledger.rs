@@ -145,6 +145,7 @@ impl Ledger<'_> {
             user_agent: None,
             content_type: None,
             upstream: None,
+            by_parent: false,
             relation: None,
             verdict,
             enforced,

@@ -1,7 +1,7 @@
 //! An accepted connection and what is known of it before a byte is read.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,7 +9,7 @@ use std::{
 use egress_common::outcome::Outcome;
 
 use super::{
-    dial::{DialError, Dialer, Dialled, PrivateAnswers, Sought},
+    dial::{DialError, Dialer, Dialled, Payload, Peer, PrivateAnswers, Sought},
     explicit::ExplicitProxy,
     limits::Limits,
 };
@@ -53,7 +53,8 @@ pub struct Connection {
     pub accepted_at: jiff::Timestamp,
     /// The workload's own address and port, as its peers would see it.
     pub client: SocketAddr,
-    /// The address it dialled, or in a tunnel by CONNECT the one that was dialled for it.
+    /// The address it dialled, or in a tunnel by CONNECT the one that was dialled for it: unspecified behind a parent proxy,
+    /// which alone knows it.
     pub original: SocketAddr,
     /// How it says where it wants to go.
     pub via: Via,
@@ -153,6 +154,8 @@ impl Connection {
         match self.via {
             // Nobody has dialled an address of the name yet: the one at hand is the proxy's own.
             Via::Proxy => view.judge_undialled(&target),
+            // Nor has anybody here.
+            Via::Tunnel(_) if address.is_unspecified() => view.judge_undialled(&target),
             Via::Connect | Via::Tunnel(_) => view.judge(&target),
         }
     }
@@ -168,16 +171,21 @@ impl Connection {
         }
     }
 
-    /// The connection inside a tunnel to `host`, for which `dialled` was dialled: as if the workload had dialled that
+    /// The connection inside a tunnel to `host` and `port`, for which `peer` was dialled: as if the workload had dialled that
     /// itself, but for the name, which it has to keep to.
     #[must_use]
-    pub fn within(&self, host: Host, dialled: SocketAddr) -> Self {
+    pub fn within(&self, host: Host, port: u16, peer: &Peer) -> Self {
+        let nowhere: IpAddr = match peer.address() {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let original = peer.origin().unwrap_or(SocketAddr::new(nowhere, port));
         Self {
             services: Arc::clone(&self.services),
             accepted: Instant::now(),
             accepted_at: jiff::Timestamp::now(),
             client: self.client,
-            original: dialled,
+            original,
             via: Via::Tunnel(host),
             identity: self.identity.clone(),
             workload: Arc::clone(&self.workload),
@@ -191,12 +199,18 @@ impl Connection {
     ///
     /// # Errors
     /// See [`DialError`].
-    pub async fn dial(&self, host: &Host, port: u16, view: &PolicyView) -> Result<Dialled, DialError> {
+    pub async fn dial(
+        &self,
+        host: &Host,
+        port: u16,
+        view: &PolicyView,
+        payload: Payload,
+    ) -> Result<Dialled, DialError> {
         let private = private_answers(host, view);
         let refused = |address| view.refused_answer(address, port).map(|verdict| verdict.outcome);
         let dialer = &self.services.dialer;
         dialer
-            .dial_unless(host, port, self.sought(), &self.route, private, refused)
+            .dial_unless(host, port, self.sought(), &self.route, private, payload, refused)
             .await
     }
 
@@ -239,6 +253,7 @@ impl Connection {
             user_agent: None,
             content_type: None,
             upstream: None,
+            by_parent: false,
             relation: None::<AddressRelation>,
             verdict,
             enforced: true,

@@ -1,10 +1,12 @@
 //! From an allowed host to a connected upstream socket.
 //!
 //! The policy has been asked before: a denied name never gets here, so it causes no lookup. What is dialled is an address
-//! that we resolved for the name ourselves (name pinning), so a forged server name or `Host` gains nothing.
+//! that we resolved for the name ourselves (name pinning), so a forged server name or `Host` gains nothing. With a parent
+//! proxy a name is handed to that instead, which looks it up and dials: there is no address to pin then.
 
 mod candidates;
 mod error;
+mod parent;
 mod socket;
 
 use std::{
@@ -19,14 +21,17 @@ use ipnet::IpNet;
 use tokio::{net::TcpStream, time};
 
 use self::candidates::Candidates;
-pub use self::error::DialError;
+pub use self::{
+    error::DialError,
+    parent::{CredentialsError, ParentProxy, PlaceError},
+};
 use super::{
     connection::Route,
     leg::LegSettings,
     resolve::{ResolveError, ResolveSettings, Resolver},
 };
 use crate::{
-    access_log::AddressRelation,
+    access_log::{AddressRelation, Record},
     dns::private,
     kernel::VettedTable,
     netns::Netns,
@@ -83,6 +88,8 @@ pub struct DialSettings {
     pub timeout: Duration,
     /// Networks whose addresses are proper answers for any name, though they are private.
     pub internal: Vec<IpNet>,
+    /// The proxy that names are handed to, where there is no direct way out.
+    pub parent: Option<ParentProxy>,
     /// Options of the upstream sockets.
     pub legs: LegSettings,
 }
@@ -96,15 +103,80 @@ pub struct Dialer {
     vetted: OnceLock<VettedTable>,
 }
 
+/// What an upstream connection is to carry: only a parent proxy has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payload {
+    /// Anything: a parent is asked for a tunnel, by CONNECT.
+    Bytes,
+    /// Requests of HTTP/1: a parent is sent them in absolute form, as one seldom allows CONNECT to port 80.
+    Requests,
+}
+
 /// A connected upstream socket.
 #[derive(Debug)]
 pub struct Dialled {
     /// The connection.
     pub stream: TcpStream,
-    /// Its other end.
-    pub address: SocketAddr,
-    /// Whether the address that the workload dialled belongs to the name.
-    pub relation: AddressRelation,
+    /// Who is at its other end.
+    pub peer: Peer,
+}
+
+/// Who is at the other end of an upstream connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// The origin.
+    Origin {
+        /// Where it was dialled.
+        address: SocketAddr,
+        /// Whether the address that the workload dialled belongs to the name.
+        relation: AddressRelation,
+    },
+    /// The parent proxy. Where the origin is, it alone knows.
+    Parent {
+        /// Where it was dialled.
+        address: SocketAddr,
+    },
+}
+
+impl Peer {
+    /// The address that was dialled.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        match self {
+            Self::Origin { address, .. } | Self::Parent { address } => *address,
+        }
+    }
+
+    /// The origin's address, for the policies to judge; `None` behind a parent.
+    #[must_use]
+    pub const fn origin(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Origin { address, .. } => Some(*address),
+            Self::Parent { .. } => None,
+        }
+    }
+
+    /// What the origin's address says of the one that the workload dialled; `None` behind a parent.
+    #[must_use]
+    pub const fn relation(&self) -> Option<AddressRelation> {
+        match self {
+            Self::Origin { relation, .. } => Some(*relation),
+            Self::Parent { .. } => None,
+        }
+    }
+
+    /// Whether it is the parent proxy.
+    #[must_use]
+    pub const fn is_parent(&self) -> bool {
+        matches!(self, Self::Parent { .. })
+    }
+
+    /// Tells a record of it.
+    pub const fn note(&self, record: &mut Record) {
+        record.upstream = Some(self.address());
+        record.by_parent = self.is_parent();
+        record.relation = self.relation();
+    }
 }
 
 impl Sought {
@@ -125,6 +197,7 @@ impl Default for DialSettings {
             resolve: ResolveSettings::default(),
             timeout: Duration::from_secs(10),
             internal: Vec::new(),
+            parent: None,
             legs: LegSettings::default(),
         }
     }
@@ -164,16 +237,22 @@ impl Dialer {
         sought: Sought,
         route: &Route,
         private: PrivateAnswers,
+        payload: Payload,
     ) -> Result<Dialled, DialError> {
-        self.dial_unless(host, port, sought, route, private, |_| None)
+        self.dial_unless(host, port, sought, route, private, payload, |_| None)
             .await
     }
 
     /// As [`Self::dial`], but an address for which `refused` has an outcome is not dialled, whatever name resolved to it:
-    /// whoever owns a name chooses its answers, and some addresses are denied by themselves.
+    /// whoever owns a name chooses its answers, and some addresses are denied by themselves. Nobody is asked about the
+    /// addresses that a parent proxy dials.
     ///
     /// # Errors
     /// See [`DialError`]; the outcome that `refused` gave if nothing else remained.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is another side's word on the dial"
+    )]
     pub async fn dial_unless(
         &self,
         host: &Host,
@@ -181,13 +260,23 @@ impl Dialer {
         sought: Sought,
         route: &Route,
         private: PrivateAnswers,
+        payload: Payload,
         refused: impl Fn(IpAddr) -> Option<Outcome>,
     ) -> Result<Dialled, DialError> {
         let mut timed_out = DialError::new(Outcome::LookupFailed);
         let work = async {
             let candidates = match host {
                 Host::Address(address) => Candidates::literal(*address, sought)?.without(refused)?,
-                Host::Name(name) => self.candidates(name, sought, private, refused).await?,
+                Host::Name(name) => {
+                    let parent = self.settings.parent.as_ref();
+                    if let Some(parent) = parent.filter(|parent| parent.serves(name)) {
+                        let origin = (host, port);
+                        return self
+                            .ask_parent(parent, origin, sought, route, payload, &mut timed_out)
+                            .await;
+                    }
+                    self.candidates(name, sought, private, refused).await?
+                }
             };
             timed_out = silence(&candidates, port);
             self.race(candidates, port, route).await
@@ -214,6 +303,43 @@ impl Dialer {
     #[must_use]
     pub fn source_for(netns: &Netns, destination: IpAddr) -> Option<IpAddr> {
         socket::source_for(netns, destination).ok()
+    }
+
+    /// Dials the parent proxy, and for bytes has it open a tunnel to `origin`. `timed_out` is kept to what is said if the
+    /// time limit ends.
+    async fn ask_parent(
+        &self,
+        parent: &ParentProxy,
+        origin: (&Host, u16),
+        sought: Sought,
+        route: &Route,
+        payload: Payload,
+        timed_out: &mut DialError,
+    ) -> Result<Dialled, DialError> {
+        let candidates = match parent.host() {
+            Host::Address(address) => Candidates::one(*address, AddressRelation::Named),
+            Host::Name(name) => {
+                let answer = self.resolver.lookup(name, sought.hint()).await;
+                let addresses = answer.map_err(|error| unresolved(error).of_parent())?.addresses;
+                Candidates::in_order(addresses, sought)
+            }
+        };
+        *timed_out = silence(&candidates, parent.port()).of_parent();
+        let dialled = self.race(candidates, parent.port(), route).await;
+        let Dialled { mut stream, peer } = dialled.map_err(DialError::of_parent)?;
+        let address = peer.address();
+        if payload == Payload::Bytes {
+            let opened = parent.open_tunnel(&mut stream, origin.0, origin.1).await;
+            opened.map_err(|error| DialError {
+                address: Some(address),
+                source: Some(error),
+                ..DialError::new(Outcome::ParentFailed).of_parent()
+            })?;
+        }
+        Ok(Dialled {
+            stream,
+            peer: Peer::Parent { address },
+        })
     }
 
     /// What may be dialled for `name`.
@@ -267,8 +393,7 @@ impl Dialer {
             connected
                 .map(|stream| Dialled {
                     stream,
-                    address,
-                    relation,
+                    peer: Peer::Origin { address, relation },
                 })
                 .map_err(|error| DialError::from_connect(error, address, relation))
         });
@@ -279,13 +404,12 @@ impl Dialer {
 /// What is said if the time limit ends now.
 fn silence(candidates: &Candidates, port: u16) -> DialError {
     DialError {
-        outcome: Outcome::OriginTimeout,
         address: candidates
             .addresses
             .first()
             .map(|address| SocketAddr::new(*address, port)),
         relation: Some(candidates.relation),
-        source: None,
+        ..DialError::new(Outcome::OriginTimeout)
     }
 }
 

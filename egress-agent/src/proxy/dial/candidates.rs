@@ -23,6 +23,15 @@ impl Candidates {
         }
     }
 
+    /// Those of a name that the workload has not asked for.
+    pub(super) fn in_order(addresses: impl IntoIterator<Item = IpAddr>, sought: Sought) -> Self {
+        let addresses = addresses.into_iter().map(|address| address.to_canonical());
+        Self {
+            addresses: interleave(addresses.collect(), sought.hint()),
+            relation: AddressRelation::Named,
+        }
+    }
+
     /// A literal address is dialled only if it is the one that the workload dialled anyway, or dialled none: the policy
     /// judged that one.
     pub(super) fn literal(address: IpAddr, sought: Sought) -> Result<Self, DialError> {

@@ -4,7 +4,8 @@ use std::{io, net::SocketAddr};
 
 use egress_common::outcome::Outcome;
 
-use crate::access_log::AddressRelation;
+use super::Peer;
+use crate::access_log::{AddressRelation, Record};
 
 /// Why there is no upstream socket.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +17,9 @@ pub struct DialError {
     pub address: Option<SocketAddr>,
     /// What was learned of the dialled address before it failed.
     pub relation: Option<AddressRelation>,
-    /// What the resolver or the kernel said.
+    /// Whether it was the parent proxy that was tried.
+    pub by_parent: bool,
+    /// What the resolver, the kernel or the parent proxy said.
     pub source: Option<io::Error>,
 }
 
@@ -28,8 +31,38 @@ impl DialError {
             outcome,
             address: None,
             relation: None,
+            by_parent: false,
             source: None,
         }
+    }
+
+    /// What failed on a connection to `peer`.
+    #[must_use]
+    pub const fn at(peer: &Peer, outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            address: Some(peer.address()),
+            relation: peer.relation(),
+            by_parent: peer.is_parent(),
+            source: None,
+        }
+    }
+
+    /// The same of the parent proxy, about whose addresses the workload has said nothing.
+    #[must_use]
+    pub(super) fn of_parent(self) -> Self {
+        Self {
+            relation: None,
+            by_parent: true,
+            ..self
+        }
+    }
+
+    /// Tells a record what was tried.
+    pub const fn note(&self, record: &mut Record) {
+        record.upstream = self.address;
+        record.relation = self.relation;
+        record.by_parent = self.by_parent;
     }
 
     /// An attempt at `address` failed with `error`.
@@ -38,6 +71,7 @@ impl DialError {
             outcome: outcome_of(&error),
             address: Some(address),
             relation: Some(relation),
+            by_parent: false,
             source: Some(error),
         }
     }

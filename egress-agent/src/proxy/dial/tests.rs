@@ -113,13 +113,14 @@ async fn dial(
             Sought::Dialled(original),
             &here(),
             PrivateAnswers::Refused,
+            Payload::Bytes,
         )
         .await;
     match dialled {
         Ok(dialled) => {
-            assert_eq!(dialled.stream.peer_addr().unwrap(), dialled.address);
+            assert_eq!(dialled.stream.peer_addr().unwrap(), dialled.peer.address());
             assert!(dialled.stream.nodelay().unwrap());
-            Ok((dialled.address.ip(), dialled.relation))
+            Ok((dialled.peer.address().ip(), dialled.peer.relation().unwrap()))
         }
         Err(error) => Err((error.outcome, error.relation)),
     }
@@ -210,7 +211,7 @@ async fn the_original_is_dialled_without_a_lookup_for_those_who_are_only_observe
         .await
         .unwrap();
     assert_eq!(
-        (dialled.address, dialled.relation),
+        (dialled.peer.address(), dialled.peer.relation().unwrap()),
         (origins.at("127.0.0.2"), AddressRelation::Literal)
     );
     assert_eq!(dns.names(), [""; 0]);
@@ -247,10 +248,11 @@ async fn private_answers_are_dropped_unless_they_are_internal_or_the_policy_allo
             Sought::Dialled(original),
             &here(),
             PrivateAnswers::Allowed,
+            Payload::Bytes,
         )
         .await
         .unwrap();
-    assert_eq!(dialled.address, original);
+    assert_eq!(dialled.peer.address(), original);
 }
 
 #[tokio::test]
@@ -266,9 +268,10 @@ async fn a_name_that_is_bound_anew_to_the_metadata_server_is_refused_from_then_o
             Sought::Dialled(original),
             &route,
             PrivateAnswers::Refused,
+            Payload::Bytes,
         )
     };
-    assert_eq!(attempt().await.unwrap().address, original);
+    assert_eq!(attempt().await.unwrap().peer.address(), original);
     // The answer's time to live is a second, and the cache goes by the clock.
     time::sleep(Duration::from_millis(2100)).await;
     assert_eq!(attempt().await.unwrap_err().outcome, Outcome::PrivateAnswer);
@@ -374,10 +377,11 @@ async fn an_address_that_is_denied_by_itself_is_not_dialled_for_any_name() {
                 Sought::Dialled(original),
                 &route,
                 PrivateAnswers::Refused,
+                Payload::Bytes,
                 refused,
             )
             .await
-            .map(|dialled| dialled.address.ip())
+            .map(|dialled| dialled.peer.address().ip())
             .map_err(|error| error.outcome)
     };
     // It was dialled, and is one of the name's: the name's other address is left.
@@ -411,9 +415,11 @@ async fn who_names_a_host_to_the_proxy_gets_an_answer_of_ours_in_every_mode() {
         let port = origins.at("127.0.0.2").port();
         let sought = Sought::Named { by_ipv4: true };
         let dial = async |host: &Host, private| {
-            let dialled = dialler.dial(host, port, sought, &here(), private).await;
+            let dialled = dialler
+                .dial(host, port, sought, &here(), private, Payload::Bytes)
+                .await;
             dialled
-                .map(|dialled| (dialled.address.ip(), dialled.relation))
+                .map(|dialled| (dialled.peer.address().ip(), dialled.peer.relation().unwrap()))
                 .map_err(|error| error.outcome)
         };
         assert_eq!(
@@ -433,4 +439,92 @@ async fn who_names_a_host_to_the_proxy_gets_an_answer_of_ours_in_every_mode() {
             "{mode:?}"
         );
     }
+}
+
+/// A parent proxy that takes one connection, reads the head of a request and answers.
+async fn parent_proxy(answer: &'static str) -> (ParentProxy, tokio::task::JoinHandle<String>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let parent = listener.local_addr().unwrap().to_string().parse().unwrap();
+    let heard = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8(head).unwrap()
+    });
+    (parent, heard)
+}
+
+#[tokio::test]
+async fn a_parent_proxy_is_handed_the_name_and_nobody_looks_it_up() {
+    let (dns, origins) = (dns().await, Origins::start(2).await);
+    let (parent, heard) = parent_proxy("HTTP/1.1 200 OK\r\n\r\n").await;
+    let parent_port = parent.port();
+    let dialler = Dialer::new(DialSettings {
+        parent: Some(parent.with_direct(vec!["good.test".parse().unwrap()])),
+        ..settings(&dns)
+    });
+    let sought = Sought::Dialled(origins.at("127.0.0.2"));
+    let dial = async |host: &Host| {
+        dialler
+            .dial(
+                host,
+                origins.port,
+                sought,
+                &here(),
+                PrivateAnswers::Refused,
+                Payload::Bytes,
+            )
+            .await
+    };
+    let dialled = dial(&name("nowhere.test")).await.unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 2], parent_port));
+    assert_eq!(dialled.peer, Peer::Parent { address });
+    assert_eq!(dialled.peer.origin(), None);
+    let heard = heard.await.unwrap();
+    assert!(
+        heard.starts_with(&format!("CONNECT nowhere.test:{} HTTP/1.1\r\n", origins.port)),
+        "{heard}"
+    );
+    assert_eq!(dns.names(), [""; 0]);
+    // A name that is left out, and an address: dialled as without a parent.
+    let direct = dial(&name("good.test")).await.unwrap();
+    assert_eq!(direct.peer.origin(), Some(origins.at("127.0.0.2")));
+    let literal = dial(&Host::Address("127.0.0.2".parse().unwrap())).await.unwrap();
+    assert_eq!(literal.peer.origin(), Some(origins.at("127.0.0.2")));
+    assert_eq!(origins.visits().await, [2, 0]);
+}
+
+#[tokio::test]
+async fn a_parent_that_refuses_or_is_not_there_is_told_as_one() {
+    let (dns, origins) = (dns().await, Origins::start(1).await);
+    let dial = async |parent: ParentProxy, payload| {
+        let dialler = Dialer::new(DialSettings {
+            parent: Some(parent),
+            ..settings(&dns)
+        });
+        let sought = Sought::Named { by_ipv4: true };
+        let host = name("nowhere.test");
+        let dialled = dialler
+            .dial(&host, 443, sought, &here(), PrivateAnswers::Refused, payload)
+            .await;
+        dialled.map_err(|error| (error.outcome, error.by_parent, error.address.is_some()))
+    };
+    let (parent, _heard) = parent_proxy("HTTP/1.1 403 Forbidden\r\n\r\n").await;
+    let refused = dial(parent, Payload::Bytes).await;
+    assert_eq!(refused.unwrap_err(), (Outcome::ParentFailed, true, true));
+    // Requests are its to answer.
+    let (parent, heard) = parent_proxy("").await;
+    assert!(dial(parent, Payload::Requests).await.unwrap().peer.is_parent());
+    heard.abort();
+    // Nobody listens at 127.0.0.9.
+    let nobody: ParentProxy = format!("127.0.0.9:{}", origins.port).parse().unwrap();
+    let refused = dial(nobody, Payload::Bytes).await;
+    assert_eq!(refused.unwrap_err(), (Outcome::OriginRefused, true, true));
+    let unknown: ParentProxy = "nowhere.test:3128".parse().unwrap();
+    let refused = dial(unknown, Payload::Bytes).await;
+    assert_eq!(refused.unwrap_err(), (Outcome::NameNotFound, true, false));
 }

@@ -107,6 +107,11 @@ impl Answer {
             O::OriginUnreachable => {
                 Self::new(503, CONNECT_FAIL, "There is no route to the origin.").with_errno(libc::ENETUNREACH)
             }
+            O::ParentFailed => Self::new(
+                502,
+                CANNOT_FORWARD,
+                "The proxy that the egress enforcer goes through refused, or could not reach the origin.",
+            ),
             O::OriginFailed => Self::new(
                 502,
                 "ERR_ZERO_SIZE_OBJECT",

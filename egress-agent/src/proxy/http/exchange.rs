@@ -1,7 +1,6 @@
 //! One request and its answer, as the access log will tell it. Recorded exactly once, whatever happens.
 
 use std::{
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,9 +11,12 @@ use http::{HeaderMap, Method, header};
 use super::target::{Head, Target};
 
 use crate::{
-    access_log::{AddressRelation, Asked, Ending, Pending, Protocol, Record},
+    access_log::{Asked, Ending, Pending, Protocol, Record},
     policy::{Host, Verdict},
-    proxy::Connection,
+    proxy::{
+        Connection,
+        dial::{DialError, Peer},
+    },
 };
 
 /// The facts of one request, gathered while it runs. Handed to the log by [`Exchange::finish`], or when dropped: a
@@ -99,11 +101,14 @@ impl Exchange {
         self.with(|record| record.verdict.outcome = outcome);
     }
 
-    pub(super) fn upstream(&mut self, address: Option<SocketAddr>, relation: Option<AddressRelation>) {
-        self.with(|record| {
-            record.upstream = address;
-            record.relation = relation;
-        });
+    /// Who the request goes to.
+    pub(super) fn reached(&mut self, peer: &Peer) {
+        self.with(|record| peer.note(record));
+    }
+
+    /// Whom it was to go to.
+    pub(super) fn not_reached(&mut self, error: &DialError) {
+        self.with(|record| error.note(record));
     }
 
     /// The head of the answer that the client gets.

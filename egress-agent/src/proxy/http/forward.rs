@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     policy::Verdict,
-    proxy::{Via, dial::DialError},
+    proxy::{
+        Via,
+        dial::{DialError, Payload},
+    },
 };
 
 /// The client has gone; there is nobody to answer.
@@ -84,7 +87,7 @@ impl Lane {
             }
             Err(Failure::Request) => Ok(self.fail(&DialError::new(Outcome::MalformedHttp), &passed, true)),
             Err(Failure::Dial(error)) => {
-                self.note(|exchange| exchange.upstream(error.address, error.relation));
+                self.note(|exchange| exchange.not_reached(&error));
                 Ok(self.fail(&error, &passed, sent.has_body))
             }
         }
@@ -101,9 +104,10 @@ impl Lane {
         mut request: Request<RequestBody>,
         upload: &UploadState,
     ) -> Result<(Response<Incoming>, Upstream), Failure> {
+        let payload = payload(&request);
         let kept = self
             .take_kept()
-            .filter(|kept| kept.serves(&self.connection, allowed));
+            .filter(|kept| kept.serves(&self.connection, allowed, payload));
         if let Some(mut kept) = kept
             && kept.sender.ready().await.is_ok()
         {
@@ -119,7 +123,7 @@ impl Lane {
                 }
             }
         }
-        let mut upstream = Upstream::dial(&self.connection, &self.client, allowed)
+        let mut upstream = Upstream::dial(&self.connection, &self.client, allowed, payload)
             .await
             .map_err(Failure::Dial)?;
         self.goes_to(&upstream);
@@ -155,6 +159,10 @@ impl Lane {
         let (mut parts, body) = response.into_parts();
         if !framing::settle(&mut parts.headers) {
             return self.fail(&DialError::new(Outcome::OriginFailed), passed, true);
+        }
+        if upstream.is_parents() && parts.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            // The client knows of no proxy, or of another one: it could not do anything about it.
+            return self.fail(&DialError::new(Outcome::ParentFailed), passed, true);
         }
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             if !upgrade::is_taken(sent.offer, &parts.headers) {
@@ -223,6 +231,16 @@ impl Lane {
             }
         })
         .await;
+    }
+}
+
+/// What a parent proxy would be sent: an upgrade, and an `OPTIONS *`, which has no absolute form, are not for it to
+/// understand.
+fn payload(request: &Request<RequestBody>) -> Payload {
+    if request.headers().contains_key(header::UPGRADE) || request.uri().path() == "*" {
+        Payload::Bytes
+    } else {
+        Payload::Requests
     }
 }
 

@@ -8,7 +8,7 @@ use http::Method;
 use super::target::{Head, Refusal, Target};
 use crate::{
     policy::{Host, PolicyView, Posture, RequestFacts, Verdict},
-    proxy::{Connection, Via},
+    proxy::{Connection, Via, dial::Peer},
 };
 
 /// A request that may go on, or why it may not.
@@ -43,7 +43,7 @@ pub(super) struct Permit {
     port: u16,
     method: Method,
     path: String,
-    /// Where it goes, once that is known; of all copies.
+    /// The origin's address, once it is known; of all copies.
     dialled: Rc<Cell<Option<SocketAddr>>>,
 }
 
@@ -58,9 +58,9 @@ impl Permit {
         }
     }
 
-    /// The request goes to this address.
-    pub(super) fn goes_to(&self, dialled: SocketAddr) {
-        self.dialled.set(Some(dialled));
+    /// The request goes there.
+    pub(super) fn goes_to(&self, peer: &Peer) {
+        self.dialled.set(peer.origin());
     }
 
     /// Whether `view` refuses the request now, or the address that it goes to.

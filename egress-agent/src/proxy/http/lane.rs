@@ -172,11 +172,9 @@ impl Lane {
         if let Some(current) = &mut *self.current.borrow_mut() {
             let traffic = &upstream.traffic;
             current.origin = Some((Rc::clone(traffic), traffic.written.get()));
-            current
-                .exchange
-                .upstream(Some(upstream.address), Some(upstream.relation));
+            current.exchange.reached(&upstream.peer);
             if let Some(permit) = &current.permit {
-                permit.goes_to(upstream.address);
+                permit.goes_to(&upstream.peer);
             }
         }
     }

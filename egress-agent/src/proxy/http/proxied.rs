@@ -18,7 +18,10 @@ use super::{
 use crate::{
     access_log::Pending,
     policy::Host,
-    proxy::{Connection, dial::Dialled},
+    proxy::{
+        Connection,
+        dial::{Dialled, Payload},
+    },
 };
 
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -46,6 +49,8 @@ pub struct Opened {
 pub struct Promised {
     /// The host that the CONNECT named.
     pub host: Host,
+    /// And the port.
+    pub port: u16,
     /// The connection to it.
     pub dialled: Dialled,
     /// Whether verdicts are carried out.
@@ -80,12 +85,15 @@ pub(super) fn for_origin(parts: &mut request::Parts, target: &Target) {
 impl Lane {
     /// Dials what a CONNECT names, and says so. The rest is the tunnel's.
     pub(super) async fn connect(self: &Rc<Self>, passed: Passed) -> Response<ResponseBody> {
-        let Allowed { host, enforced, .. } = &passed.allowed;
-        match dial(&self.connection, &passed.allowed).await {
+        let Allowed {
+            host, port, enforced, ..
+        } = &passed.allowed;
+        match dial(&self.connection, &passed.allowed, Payload::Bytes).await {
             Ok(dialled) => {
-                self.note(|exchange| exchange.upstream(Some(dialled.address), Some(dialled.relation)));
+                self.note(|exchange| exchange.reached(&dialled.peer));
                 self.promise(Promised {
                     host: host.clone(),
+                    port: *port,
                     dialled,
                     enforced: *enforced,
                 });
@@ -97,7 +105,7 @@ impl Lane {
                 answer
             }
             Err(error) => {
-                self.note(|exchange| exchange.upstream(error.address, error.relation));
+                self.note(|exchange| exchange.not_reached(&error));
                 self.fail(&error, &passed, false)
             }
         }

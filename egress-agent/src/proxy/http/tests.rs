@@ -4,6 +4,7 @@ mod h1;
 mod h2;
 mod keep_alive;
 mod lab;
+mod parent;
 mod refusals;
 mod revoked;
 mod smuggling;

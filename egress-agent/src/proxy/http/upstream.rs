@@ -3,14 +3,17 @@
 use std::{
     cell::Cell,
     io,
-    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::Request;
+use egress_common::outcome::Outcome;
+use http::{
+    HeaderValue, Request, Uri, header,
+    uri::{self, Authority, PathAndQuery},
+};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -21,11 +24,10 @@ use tokio::{
 
 use super::{body::RequestBody, client::Client};
 use crate::{
-    access_log::AddressRelation,
     policy::{Host, PolicyView},
     proxy::{
         Connection,
-        dial::{DialError, Dialled, PrivateAnswers},
+        dial::{DialError, Dialled, ParentProxy, Payload, Peer, PrivateAnswers},
         limits::Limits,
     },
 };
@@ -41,11 +43,21 @@ pub(super) const BUFFER_BYTES: usize = 256 * 1024;
 pub(super) struct Upstream {
     /// The host that it was dialled for.
     pub(super) host: Host,
-    pub(super) address: SocketAddr,
-    pub(super) relation: AddressRelation,
+    port: u16,
+    pub(super) peer: Peer,
+    /// What a parent proxy is told besides, if it is one that reads the requests.
+    parents: Option<ForParent>,
     pub(super) sender: http1::SendRequest<RequestBody>,
     pub(super) traffic: Rc<Traffic>,
     driver: Driver,
+}
+
+/// What a request to a parent proxy has and one to an origin has not.
+#[derive(Debug)]
+struct ForParent {
+    /// Of the absolute form.
+    authority: Authority,
+    credentials: Option<HeaderValue>,
 }
 
 /// What went over the connection so far.
@@ -71,10 +83,11 @@ pub(super) struct Remains {
 
 impl Upstream {
     /// Whether it leads to where this request may go.
-    pub(super) fn serves(&self, connection: &Connection, allowed: &Allowed) -> bool {
+    pub(super) fn serves(&self, connection: &Connection, allowed: &Allowed, payload: Payload) -> bool {
         self.host == allowed.host
-            && self.address.port() == allowed.port
-            && allowed.may_reach(connection, self.address)
+            && self.port == allowed.port
+            && (self.parents.is_none() || payload == Payload::Requests)
+            && allowed.may_reach(connection, &self.peer)
             && !self.sender.is_closed()
     }
 
@@ -83,21 +96,25 @@ impl Upstream {
         connection: &Connection,
         client: &Rc<Client>,
         allowed: &Allowed,
+        payload: Payload,
     ) -> Result<Self, DialError> {
-        let Dialled {
-            stream,
-            address,
-            relation,
-        } = dial(connection, allowed).await?;
+        let Dialled { stream, peer } = dial(connection, allowed, payload).await?;
+        let reads_requests = peer.is_parent() && payload == Payload::Requests;
+        let parent = connection.services.dialer.settings().parent.as_ref();
+        let parents = parent
+            .filter(|_| reads_requests)
+            .map(|parent| ForParent::new(parent, allowed))
+            .transpose()?;
         let traffic = Rc::new(Traffic::default());
         let io = UpstreamIo::new(stream, Rc::clone(&traffic), Rc::clone(client));
         let (sender, driver) = handshake(io, &connection.services.limits)
             .await
-            .map_err(|_| DialError::new(egress_common::outcome::Outcome::AgentError))?;
+            .map_err(|_| DialError::new(Outcome::AgentError))?;
         Ok(Self {
             host: allowed.host.clone(),
-            address,
-            relation,
+            port: allowed.port,
+            peer,
+            parents,
             sender,
             traffic,
             driver,
@@ -107,8 +124,11 @@ impl Upstream {
     /// Sends a request and waits for the head of the answer.
     pub(super) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Result<http::Response<hyper::body::Incoming>, Box<Unsent>> {
+        if let Some(parents) = &self.parents {
+            parents.address(&mut request);
+        }
         let sent = self.sender.try_send_request(request).await;
         sent.map_err(|mut failure| {
             Box::new(Unsent {
@@ -116,6 +136,11 @@ impl Upstream {
                 error: failure.into_error(),
             })
         })
+    }
+
+    /// Whether a parent proxy reads what is sent.
+    pub(super) const fn is_parents(&self) -> bool {
+        self.parents.is_some()
     }
 
     /// The socket, after a 101.
@@ -143,11 +168,13 @@ pub(super) struct Allowed {
 impl Allowed {
     /// Whether the policies have nothing against an address that was dialled for the host before, by other policies, or
     /// without regard to them.
-    pub(super) fn may_reach(&self, connection: &Connection, dialled: SocketAddr) -> bool {
-        !self.enforced
-            || connection
+    pub(super) fn may_reach(&self, connection: &Connection, peer: &Peer) -> bool {
+        let denied = |dialled| {
+            connection
                 .refused_dialled(&self.view, &self.host, dialled)
-                .is_none()
+                .is_some()
+        };
+        !self.enforced || !peer.origin().is_some_and(denied)
     }
 }
 
@@ -159,7 +186,11 @@ pub(super) struct Unsent {
 }
 
 /// Looks the host up and dials it, within what the policies that allowed it let it resolve to.
-pub(super) async fn dial(connection: &Connection, allowed: &Allowed) -> Result<Dialled, DialError> {
+pub(super) async fn dial(
+    connection: &Connection,
+    allowed: &Allowed,
+    payload: Payload,
+) -> Result<Dialled, DialError> {
     let Allowed {
         host,
         port,
@@ -167,22 +198,62 @@ pub(super) async fn dial(connection: &Connection, allowed: &Allowed) -> Result<D
         enforced,
     } = allowed;
     if *enforced {
-        let dialled = connection.dial(host, *port, view).await?;
+        let dialled = connection.dial(host, *port, view, payload).await?;
         // That took its time, and nobody else asks whether the policies are still the same.
-        return match connection.refused_dialled(&connection.view(), host, dialled.address) {
-            Some(outcome) => Err(DialError {
-                address: Some(dialled.address),
-                relation: Some(dialled.relation),
-                ..DialError::new(outcome)
-            }),
+        let origin = dialled.peer.origin();
+        let refused = origin.and_then(|origin| connection.refused_dialled(&connection.view(), host, origin));
+        return match refused {
+            Some(outcome) => Err(DialError::at(&dialled.peer, outcome)),
             None => Ok(dialled),
         };
     }
     let dialer = &connection.services.dialer;
     let sought = connection.sought();
     dialer
-        .dial(host, *port, sought, &connection.route, PrivateAnswers::Allowed)
+        .dial(
+            host,
+            *port,
+            sought,
+            &connection.route,
+            PrivateAnswers::Allowed,
+            payload,
+        )
         .await
+}
+
+impl ForParent {
+    fn new(parent: &ParentProxy, allowed: &Allowed) -> Result<Self, DialError> {
+        let Allowed { host, port, .. } = allowed;
+        let text = if *port == 80 {
+            host.to_string()
+        } else {
+            format!("{host}:{port}")
+        };
+        Ok(Self {
+            authority: text.parse().map_err(|_| DialError::new(Outcome::AgentError))?,
+            credentials: parent.credentials().cloned(),
+        })
+    }
+
+    /// The absolute form (RFC 9112 section 3.2.2), of the host that was judged. A parent does not look at `Host` then. Can be
+    /// done again to a request that was not sent.
+    fn address(&self, request: &mut Request<RequestBody>) {
+        let mut uri = uri::Parts::default();
+        uri.scheme = Some(uri::Scheme::HTTP);
+        uri.authority = Some(self.authority.clone());
+        let path = request.uri().path_and_query();
+        uri.path_and_query = Some(path.cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+        // A scheme, an authority and a path are always a URI.
+        if let Ok(uri) = Uri::from_parts(uri) {
+            *request.uri_mut() = uri;
+        }
+        // The client's own are for the proxy that it knows of.
+        let fields = request.headers_mut();
+        fields.remove(header::PROXY_AUTHORIZATION);
+        if let Some(credentials) = &self.credentials {
+            fields.insert(header::PROXY_AUTHORIZATION, credentials.clone());
+        }
+    }
 }
 
 async fn handshake(

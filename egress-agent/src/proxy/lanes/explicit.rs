@@ -56,10 +56,11 @@ async fn tunnel(opened: Opened, drain: DrainWatcher) {
     } = opened;
     let Promised {
         host,
+        port,
         dialled,
         enforced,
     } = promised;
-    let within = Arc::new(connection.within(host.clone(), dialled.address));
+    let within = Arc::new(connection.within(host.clone(), port, &dialled.peer));
     drop(connection);
     if !enforced {
         return observe::pass(&within, stream, unread, dialled.stream, pending).await;

@@ -38,14 +38,13 @@ pub(super) async fn serve(connection: &Connection, stream: TcpStream) {
         Ok(dialled) => dialled,
         Err(error) => {
             pending.verdict = Verdict::without_rule(error.outcome);
-            pending.upstream = error.address;
+            error.note(&mut pending);
             refuse::reset(stream);
             return pending.finish(Ending::Failed);
         }
     };
     pending.status = 200;
-    pending.upstream = Some(dialled.address);
-    pending.relation = Some(dialled.relation);
+    dialled.peer.note(&mut pending);
     // What stands if the task is dropped before anything was seen: judged by the address alone.
     judge(connection, &Host::Address(connection.original.ip()), &mut pending);
     pass(connection, stream, Bytes::new(), dialled.stream, pending).await;
@@ -111,7 +110,7 @@ impl Seen {
     /// name looked up: what counts is the name that was seen, and the address that the workload dialled.
     fn is_refused(&self, connection: &Connection, view: &PolicyView) -> bool {
         let original = connection.original;
-        let is_host_refused = |host: &Host| tls::is_refused(connection, view, host, original);
+        let is_host_refused = |host: &Host| tls::is_refused(connection, view, host, Some(original));
         let server_may_begin = !connection.services.client_first.contains(&original.port());
         match (&self.opening, &connection.via) {
             // Its requests flow by unseen after the first one.

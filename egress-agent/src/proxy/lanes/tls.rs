@@ -13,7 +13,7 @@ use crate::{
     proxy::{
         client_hello::ClientHello,
         connection::Connection,
-        dial::{DialError, Dialled},
+        dial::{DialError, Dialled, Payload},
         refuse::{self, Alert},
         tunnel::{self, Counters},
     },
@@ -67,11 +67,11 @@ pub(super) async fn forward(
     received: Bytes,
     mut pending: Pending,
 ) {
-    match connection.dial(host, connection.original.port(), view).await {
+    let port = connection.original.port();
+    match connection.dial(host, port, view, Payload::Bytes).await {
         Ok(dialled) => {
             pending.status = ESTABLISHED;
-            pending.upstream = Some(dialled.address);
-            pending.relation = Some(dialled.relation);
+            dialled.peer.note(&mut pending);
             carry(connection, host, stream, received, dialled, pending).await;
         }
         Err(error) => fail(stream, error, pending).await,
@@ -90,7 +90,8 @@ pub(super) async fn carry(
     let counters = Arc::new(Counters::default());
     pending.count(Arc::clone(&counters) as _);
     let limits = &connection.services.limits;
-    let revoked = connection.revoked(|view| is_refused(connection, view, host, dialled.address));
+    let origin = dialled.peer.origin();
+    let revoked = connection.revoked(|view| is_refused(connection, view, host, origin));
     let ending = tokio::select! {
         ending = tunnel::tunnel(stream, dialled.stream, received, limits, &counters) => ending,
         // The tunnel is dropped before its end: both legs are reset.
@@ -99,16 +100,16 @@ pub(super) async fn carry(
     pending.finish(ending);
 }
 
-/// Whether the policies no longer allow the tunnel to `host`, or the address that it was dialled at.
+/// Whether the policies no longer allow the tunnel to `host`, or the address that it was dialled at, where that is known.
 pub(super) fn is_refused(
     connection: &Connection,
     view: &PolicyView,
     host: &Host,
-    dialled: SocketAddr,
+    dialled: Option<SocketAddr>,
 ) -> bool {
     let port = connection.original.port();
     !connection.judge(view, host, port, None).is_allow()
-        || connection.refused_dialled(view, host, dialled).is_some()
+        || dialled.is_some_and(|dialled| connection.refused_dialled(view, host, dialled).is_some())
 }
 
 /// Ends a connection whose origin cannot be reached: refused by policy after all with an alert, else with the reset that
@@ -119,8 +120,7 @@ async fn fail(stream: TcpStream, error: DialError, mut pending: Pending) {
         outcome: error.outcome,
         rule,
     };
-    pending.upstream = error.address;
-    pending.relation = error.relation;
+    error.note(&mut pending);
     if error.outcome.class() == egress_common::outcome::Class::Deny {
         pending.status = FORBIDDEN;
         pending.bytes_to_client = answer(stream, Alert::for_outcome(error.outcome)).await;

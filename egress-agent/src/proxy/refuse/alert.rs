@@ -90,6 +90,7 @@ impl Alert {
             | Outcome::OriginTimeout
             | Outcome::OriginUnreachable
             | Outcome::OriginFailed
+            | Outcome::ParentFailed
             | Outcome::ClientGone
             | Outcome::AgentError => None,
         }

@@ -1,6 +1,6 @@
 //! Connections to origins, one per host, shared by the streams of one client connection.
 
-use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use egress_common::outcome::Outcome;
 use http::Request;
@@ -14,10 +14,9 @@ use super::{
     body::UploadBody,
 };
 use crate::{
-    access_log::AddressRelation,
     policy::Host,
     proxy::{
-        dial::{DialError, Dialled},
+        dial::{DialError, Dialled, Payload, Peer},
         limits::Limits,
     },
 };
@@ -41,8 +40,7 @@ struct Slot {
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     pub(super) sender: http2::SendRequest<UploadBody>,
-    pub(super) address: SocketAddr,
-    pub(super) relation: AddressRelation,
+    pub(super) peer: Peer,
 }
 
 /// A stream's use of a link.
@@ -68,7 +66,7 @@ impl Pool {
         let slot = self.slot(&allowed.host);
         let mut link = slot.link.lock().await;
         let serves =
-            |link: &&Link| !link.sender.is_closed() && allowed.may_reach(&shared.connection, link.address);
+            |link: &&Link| !link.sender.is_closed() && allowed.may_reach(&shared.connection, &link.peer);
         if let Some(link) = link.as_ref().filter(serves) {
             return Ok(Lease {
                 link: link.clone(),
@@ -100,22 +98,14 @@ impl Pool {
 
 impl Link {
     async fn dial(shared: &Shared, allowed: &Allowed) -> Result<Self, DialError> {
-        let Dialled {
-            stream,
-            address,
-            relation,
-        } = dial(&shared.connection, allowed).await?;
+        let Dialled { stream, peer } = dial(&shared.connection, allowed, Payload::Bytes).await?;
         let io = UpstreamIo::new(stream, Rc::<Traffic>::default(), Rc::clone(&shared.client));
         let handshake = builder(&shared.connection.services.limits)
             .handshake(TokioIo::new(io))
             .await;
         let (sender, wire) = handshake.map_err(|error| {
             tracing::debug!(%error, host = %allowed.host, "h2c handshake");
-            DialError {
-                address: Some(address),
-                relation: Some(relation),
-                ..DialError::new(Outcome::OriginFailed)
-            }
+            DialError::at(&peer, Outcome::OriginFailed)
         })?;
         drop(tokio::task::spawn_local(async move {
             // Whoever waits for an answer or its body learns of it as well.
@@ -123,11 +113,7 @@ impl Link {
                 tracing::debug!(%error, "upstream connection");
             }
         }));
-        Ok(Self {
-            sender,
-            address,
-            relation,
-        })
+        Ok(Self { sender, peer })
     }
 
     pub(super) async fn send(

@@ -172,13 +172,12 @@ async fn send(
     let mut may_repeat = true;
     loop {
         let mut lease = shared.pool.lease(&shared, allowed).await.map_err(|error| {
-            account.note(|exchange| exchange.upstream(error.address, error.relation));
+            account.note(|exchange| exchange.not_reached(&error));
             Failure::Dial(error)
         })?;
-        let (address, relation) = (lease.link.address, lease.link.relation);
-        account.note(|exchange| exchange.upstream(Some(address), Some(relation)));
+        account.note(|exchange| exchange.reached(&lease.link.peer));
         if let Some(permit) = &account.permit {
-            permit.goes_to(address);
+            permit.goes_to(&lease.link.peer);
         }
         may_repeat &= lease.was_kept;
         let spare = (may_repeat && is_repeatable(&request)).then(|| repeat(&request));

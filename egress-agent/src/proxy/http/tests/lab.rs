@@ -28,7 +28,7 @@ use crate::{
     policy::{self, PolicySet, PolicyStore},
     proxy::{
         connection::{Connection, Route, Services, Via},
-        dial::{DialSettings, Dialer},
+        dial::{DialSettings, Dialer, ParentProxy},
         explicit::ExplicitProxy,
         limits::Limits,
         resolve::{NameServers, ResolveSettings},
@@ -93,12 +93,21 @@ pub(super) fn run(test: impl AsyncFnOnce(&mut Lab)) {
 }
 
 pub(super) fn run_with(limits: Limits, test: impl AsyncFnOnce(&mut Lab)) {
+    start(limits, false, test);
+}
+
+/// Runs a test in a world whose way out is a parent proxy: api.test's place, and `user:word` are its credentials.
+pub(super) fn run_behind_a_parent(test: impl AsyncFnOnce(&mut Lab)) {
+    start(Limits::default(), true, test);
+}
+
+fn start(limits: Limits, has_parent: bool, test: impl AsyncFnOnce(&mut Lab)) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     let work = async {
-        let mut lab = Lab::new(limits).await;
+        let mut lab = Lab::new(limits, has_parent).await;
         test(&mut lab).await;
     };
     let local = LocalSet::new();
@@ -107,7 +116,7 @@ pub(super) fn run_with(limits: Limits, test: impl AsyncFnOnce(&mut Lab)) {
 }
 
 impl Lab {
-    async fn new(limits: Limits) -> Self {
+    async fn new(limits: Limits, has_parent: bool) -> Self {
         let (port, origins) = listen_everywhere().await;
         let mut hosts = tempfile::NamedTempFile::new().unwrap();
         for (name, address) in HOSTS {
@@ -120,6 +129,7 @@ impl Lab {
                 ..ResolveSettings::default()
             },
             internal: vec!["127.0.0.0/8".parse().unwrap()],
+            parent: has_parent.then(|| parent_at(port)),
             ..DialSettings::default()
         };
         let dialer = Dialer::new(settings);
@@ -254,6 +264,11 @@ impl Lab {
     pub(super) fn records_now(&self) -> Vec<Record> {
         tap::records()
     }
+}
+
+fn parent_at(port: u16) -> ParentProxy {
+    let parent: ParentProxy = format!("api.test:{port}").parse().unwrap();
+    parent.with_credentials("user:word").unwrap()
 }
 
 fn policies(port: u16) -> PolicyStore {
