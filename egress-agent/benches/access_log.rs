@@ -55,6 +55,7 @@ fn request(started: Timestamp) -> Record {
         referer: None,
         user_agent: Some(HeaderValue::from_static("python-requests/2.32.3")),
         content_type: Some(HeaderValue::from_static("text/plain; charset=utf-8")),
+        by_parent: false,
         upstream: Some("198.51.100.10:80".parse().unwrap()),
         relation: None,
         verdict: Verdict::without_rule(Outcome::AllowedByRule),
@@ -79,7 +80,15 @@ fn log_to_nowhere(format: Format) -> AccessLog {
         backlog_bytes: 256 << 20,
         ..Options::default()
     };
-    AccessLog::start_with(vec![Output { format, target }], &options).unwrap()
+    AccessLog::start_with(
+        vec![Output {
+            format,
+            target,
+            opened: false,
+        }],
+        &options,
+    )
+    .unwrap()
 }
 
 fn record(criterion: &mut Criterion) {

@@ -82,6 +82,8 @@ pub struct Status {
 struct Running {
     queue: Arc<Queue>,
     sinks: Vec<Arc<SinkCounters>>,
+    /// Some output is told of tunnels when they are opened.
+    tells_opened: bool,
     /// The agent is past its drain deadline: records that are dropped from now on were cut off by it.
     drained: AtomicBool,
 }
@@ -116,6 +118,7 @@ impl AccessLog {
         if outputs.is_empty() {
             return Ok(Self::disabled());
         }
+        let tells_opened = outputs.iter().any(|output| output.opened);
         let sinks = outputs
             .into_iter()
             .map(|output| Sink::open(output, options))
@@ -123,6 +126,7 @@ impl AccessLog {
         let queue = Arc::new(Queue::new(options.queue_bytes));
         let running = Running {
             drained: AtomicBool::new(false),
+            tells_opened,
             queue: Arc::clone(&queue),
             sinks: sinks.iter().map(Sink::counters).collect(),
         };
@@ -158,6 +162,17 @@ impl AccessLog {
             });
         if let Some(running) = &self.running {
             running.queue.push(record);
+        }
+    }
+
+    /// Tells the outputs that want to know of a tunnel that has just been opened; its end is another record. The others
+    /// cost nothing.
+    pub fn opened(&self, record: &Record) {
+        if let Some(running) = self.running.as_ref().filter(|running| running.tells_opened) {
+            running.queue.push(Record {
+                ending: Ending::Open,
+                ..record.clone()
+            });
         }
     }
 

@@ -118,6 +118,9 @@ pub struct LogEntry {
     pub format: Format,
     /// A file, or `stdout` or `stderr`.
     pub target: String,
+    /// Whether tunnels are told of when they are opened, too.
+    #[serde(default)]
+    pub opened: bool,
 }
 
 /// Bounds of the data path; see [`Limits`].
@@ -245,6 +248,13 @@ impl Config {
             parent.check(&explicit)?;
         }
         self.dns.check()?;
+        if self
+            .access_log
+            .iter()
+            .any(|entry| entry.opened && entry.format != Format::Json)
+        {
+            return Err("accessLog: opened is for the json format: squid's have no word for it".to_owned());
+        }
         if let Some(kubernetes) = &self.kubernetes {
             kubernetes.check()?;
         }
@@ -347,6 +357,7 @@ impl Config {
                 "stderr" | "-" => Target::Stderr,
                 path => Target::File(path.into()),
             },
+            opened: entry.opened,
         };
         self.access_log.iter().map(output).collect()
     }
@@ -473,6 +484,10 @@ mod tests {
             (
                 "explicitProxy: {addresses: ['0.0.0.0:80']}",
                 "explicitProxy.addresses: 0.0.0.0:80",
+            ),
+            (
+                "accessLog: [{format: squid, target: stdout, opened: true}]",
+                "opened is for the json format",
             ),
             ("explicitProxy: {listen: ['0.0.0.0:3128']}", "addresses"),
             ("parentProxy: {}", "address"),

@@ -58,6 +58,8 @@ async fn the_charts_values_reach_the_agent() {
         "env": [{"name": "RUST_LOG", "value": "debug"}],
         "nodeSelector": {"egress": "yes"},
         "config": {"internal": ["10.0.0.0/8"], "unselected": "Enforce"},
+        "extraVolumes": [{"name": "parent-proxy", "secret": {"secretName": "parent-proxy"}}],
+        "extraVolumeMounts": [{"name": "parent-proxy", "mountPath": "/etc/parent-proxy", "readOnly": true}],
     }));
     let config = &objects[&("ConfigMap".to_owned(), "egress-agent".to_owned())]["data"]["config.yaml"];
     assert_eq!(config["internal"], json!(["10.0.0.0/8"]));
@@ -83,6 +85,14 @@ async fn the_charts_values_reach_the_agent() {
         Some(&json!({"name": "RUST_LOG", "value": "debug"}))
     );
     assert_eq!(environment.len(), 4);
+    for (list, place) in [
+        ("mounts", &container["volumeMounts"]),
+        ("volumes", &spec["volumes"]),
+    ] {
+        let all = place.as_array().expect(list);
+        assert_eq!(all.len(), 6, "{list}");
+        assert_eq!(all[5]["name"], "parent-proxy", "{list}");
+    }
 }
 
 fn agent(objects: &mut Objects) -> &mut Json {

@@ -26,6 +26,7 @@ promises![
     sighup_reopens_the_log,
     sigterm_lets_open_tunnels_end_and_leaves_nothing,
     sigterm_ends_tunnels_at_the_deadline,
+    an_open_tunnel_is_told_of_where_that_is_asked_for,
     status_tells_what_is_in_force,
     a_killed_daemon_leaves_everything_closed_until_cleanup,
     an_exec_beside_the_daemon_keeps_its_own_rules,
@@ -253,6 +254,38 @@ async fn sigterm_ends_tunnels_at_the_deadline() {
     assert!(outcome.failure.is_some(), "{outcome:?}");
     let text = fs::read_to_string(log).unwrap_or_default();
     assert!(text.contains("\"drained\""), "{text}");
+}
+
+async fn an_open_tunnel_is_told_of_where_that_is_asked_for() {
+    let (world, second) = world().await;
+    let _origin = echoing_origin(&world).await;
+    let log = format!("{}, opened: true", world.path("log.json").display());
+    let daemon = Daemon::start_logging_to(&world, &log, "drainSeconds: 1").await;
+    let tunnel = open_tunnel(&world, &daemon, &second).await;
+
+    daemon
+        .eventually("the tunnel is told of", async || daemon.log().len() == 1)
+        .await;
+    let opened = daemon.log().remove(0);
+    assert_eq!(opened["ending"], "open", "{opened}");
+    assert_eq!(opened["outcome"], "allowed_by_rule", "{opened}");
+    assert_eq!(opened["bytes_to_client"], 0, "{opened}");
+
+    let log = world.path("log.json");
+    daemon.stop().await.succeeded();
+    world.file("go", "");
+    tunnel.finish().await;
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert_eq!(lines[1]["ending"], "drained", "{text}");
+    // How the two are known to be about the same tunnel.
+    for field in ["client", "original", "upstream"] {
+        assert_eq!(lines[0][field], lines[1][field], "{text}");
+    }
 }
 
 async fn status_tells_what_is_in_force() {

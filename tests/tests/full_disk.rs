@@ -81,6 +81,7 @@ fn start(path: PathBuf) -> AccessLog {
     let output = Output {
         format: "%ru".parse().expect("a format"),
         target: Target::File(path),
+        opened: false,
     };
     let options = Options {
         backlog_bytes: 8 << 10,

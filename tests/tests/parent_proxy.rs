@@ -66,7 +66,12 @@ async fn names_are_handed_to_a_parent_proxy() {
     let lines = squid_log::native(&finished.log);
     let gist: Vec<_> = lines
         .iter()
-        .map(|line| format!("{} {} {}/{}", line.url, line.result, line.hierarchy, line.upstream))
+        .map(|line| {
+            format!(
+                "{} {} {}/{}",
+                line.url, line.result, line.hierarchy, line.upstream
+            )
+        })
         .collect();
     assert_eq!(
         gist,

@@ -471,7 +471,12 @@ fn number(text: &str) -> u64 {
 fn rendered(path: &Path, format: &str, record: Record) -> Vec<u8> {
     let format: Format = format.parse().expect("a format");
     let target = Target::File(path.to_owned());
-    let log = AccessLog::start(vec![Output { format, target }]).expect("a log");
+    let log = AccessLog::start(vec![Output {
+        format,
+        target,
+        opened: false,
+    }])
+    .expect("a log");
     log.record(record);
     log.close(Duration::from_secs(10)).expect("written");
     let mut line = fs::read(path).expect("the log");

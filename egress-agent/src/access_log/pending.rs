@@ -63,6 +63,12 @@ impl Pending {
         self.log_as(ending);
     }
 
+    /// Logs as it stands now, where that is wanted, that the tunnel has been opened.
+    pub fn opened(&mut self) {
+        self.record.duration = self.began.elapsed();
+        self.log.opened(&self.record);
+    }
+
     /// Gives the record up without logging it, because another one takes its place.
     pub fn discard(mut self) {
         self.logged = true;

@@ -151,6 +151,8 @@ pub enum Ending {
     Drained,
     /// A new policy set reversed the verdict.
     PolicyChanged,
+    /// Not yet: the record tells that a tunnel was opened, and another one will tell of its end.
+    Open,
 }
 
 impl Carrier {
@@ -239,6 +241,7 @@ impl Ending {
             Self::Failed => "failed",
             Self::Drained => "drained",
             Self::PolicyChanged => "policy_changed",
+            Self::Open => "open",
         }
     }
 }

@@ -115,7 +115,8 @@ impl Course {
                     | Ending::OriginAborted
                     | Ending::IdleTimeout
                     | Ending::Drained
-                    | Ending::PolicyChanged => {
+                    | Ending::PolicyChanged
+                    | Ending::Open => {
                         if record.upstream.is_some() {
                             Self::Passed
                         } else {
@@ -314,7 +315,9 @@ impl Suffix {
     const fn of(ending: Ending) -> Self {
         match ending {
             // squid passes a truncated answer on as far as it came and calls that a normal end.
-            Ending::Complete | Ending::Refused | Ending::Failed | Ending::OriginAborted => Self::None,
+            Ending::Complete | Ending::Refused | Ending::Failed | Ending::OriginAborted | Ending::Open => {
+                Self::None
+            }
             Ending::ClientAborted | Ending::Drained | Ending::PolicyChanged => Self::Aborted,
             Ending::IdleTimeout => Self::TimedOut,
         }

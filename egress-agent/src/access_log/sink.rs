@@ -16,7 +16,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
 use super::{
-    Options,
+    Ending, Options, Record,
     facts::Facts,
     format::{Format, Renderer},
 };
@@ -29,6 +29,8 @@ pub struct Output {
     pub format: Format,
     /// Where.
     pub target: Target,
+    /// Whether it is told of tunnels when they are opened, too, and not only at their end.
+    pub opened: bool,
 }
 
 /// Where lines go.
@@ -74,6 +76,7 @@ pub(super) struct SinkCounters {
 #[derive(Debug)]
 pub(super) struct Sink {
     target: Target,
+    opened: bool,
     file: Opened,
     renderer: Renderer,
     /// Lines rendered and not yet written, from `sent` on.
@@ -101,7 +104,11 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 impl Sink {
     pub(super) fn open(output: Output, options: &Options) -> io::Result<Self> {
-        let Output { format, target } = output;
+        let Output {
+            format,
+            target,
+            opened,
+        } = output;
         let zone = options.zone.clone().unwrap_or_else(TimeZone::system);
         let renderer = format
             .renderer(zone, options.strip_query_terms)
@@ -119,6 +126,7 @@ impl Sink {
         });
         Ok(Self {
             target,
+            opened,
             file,
             renderer,
             buffer: Vec::new(),
@@ -133,6 +141,11 @@ impl Sink {
 
     pub(super) fn counters(&self) -> Arc<SinkCounters> {
         Arc::clone(&self.counters)
+    }
+
+    /// Whether a record is one for this output.
+    pub(super) const fn takes(&self, record: &Record) -> bool {
+        self.opened || !matches!(record.ending, Ending::Open)
     }
 
     /// Whether something waits for a later [`Self::write`].

@@ -23,7 +23,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 fn to_file(format: Format, path: &Path) -> Vec<Output> {
     let target = Target::File(path.to_owned());
-    vec![Output { format, target }]
+    vec![Output {
+        format,
+        target,
+        opened: false,
+    }]
 }
 
 fn urls(format: &str) -> Format {
@@ -110,6 +114,33 @@ fn every_output_gets_every_record() {
             .unwrap()
             .contains("\"host\":\"good.test\"")
     );
+}
+
+#[test]
+fn an_output_that_asks_for_it_is_told_of_a_tunnel_when_it_is_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let [both, end] = ["both.log", "end.log"].map(|name| directory.path().join(name));
+    let mut outputs = [to_file(Format::Json, &both), to_file(Format::Json, &end)].concat();
+    outputs[0].opened = true;
+    let log = AccessLog::start(outputs).unwrap();
+    let record = tunnel(name("good.test"), 443, Outcome::AllowedByRule);
+    let mut pending = Pending::new(log.clone(), Instant::now(), record);
+    pending.opened();
+    assert!(log.flush(LIMIT));
+    let endings = |path| -> Vec<String> {
+        let text = fs::read_to_string(path).unwrap();
+        let lines = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines
+            .map(|line| line["ending"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(endings(&both), ["open"]);
+    pending.finish(Ending::ClientAborted);
+    log.close(LIMIT).unwrap();
+    assert_eq!(endings(&both), ["open", "client_aborted"]);
+    assert_eq!(endings(&end), ["client_aborted"]);
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub(super) fn run(queue: &Queue, mut sinks: Vec<Sink>) {
         }
         for record in &work.records {
             let facts = Facts::of(record);
-            for sink in &mut sinks {
+            for sink in sinks.iter_mut().filter(|sink| sink.takes(record)) {
                 sink.append(&facts);
             }
         }

@@ -118,6 +118,7 @@ fn services(args: &ExecArgs) -> anyhow::Result<Arc<Services>> {
             AccessLog::start(vec![Output {
                 format: args.log_format.clone(),
                 target,
+                opened: false,
             }])
             .with_context(|| format!("cannot open the access log {}", path.display()))?
         }

@@ -7,7 +7,7 @@ use super::{
     conf::{Broken, Directive, Files, Spot},
     report::{Finding, Weight},
 };
-use crate::access_log::Format;
+use crate::{access_log::Format, policy::Host};
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -51,18 +51,14 @@ const REFUSING: [(&str, &str); 4] = [
 ];
 
 /// Directives that have a meaning which is lost, and what is to be said of them.
-const LOST: [(&str, &str); 14] = [
-    (
-        "cache_peer",
-        "there is no parent proxy: origins are dialled directly",
-    ),
+const LOST: [(&str, &str); 13] = [
     (
         "never_direct",
-        "there is no parent proxy: origins are dialled directly",
+        "with parentProxy every allowed name goes to the parent, and without it none does",
     ),
     (
         "always_direct",
-        "there is no parent proxy: origins are dialled directly",
+        "parentProxy.direct has the names that are dialled without the parent",
     ),
     ("auth_param", "nobody logs in: a workload is known by its cgroup"),
     ("external_acl_type", "no program is asked"),
@@ -239,6 +235,9 @@ impl Configuration {
                     .collect();
                 self.hints.push(format!("nameservers: [{}]", servers.join(", ")));
             }
+            ("cache_peer", [host, kind, port, _icp, options @ ..]) => {
+                self.cache_peer(&line.spot, host, kind, port, options);
+            }
             ("strip_query_terms", ["on"]) => self.hints.push("stripQueryTerms: true".to_owned()),
             ("hosts_file", [file]) if *file != "none" && *file != "/etc/hosts" => self.note(
                 &line.spot,
@@ -246,6 +245,44 @@ impl Configuration {
             ),
             _ => {}
         }
+    }
+
+    /// One parent there is, and no siblings: nothing is cached.
+    fn cache_peer(&mut self, spot: &Spot, host: &str, kind: &str, port: &str, options: &[&str]) {
+        let has_parent = self.hints.iter().any(|hint| hint.starts_with("parentProxy:"));
+        let place = format!("{host}:{port}");
+        if kind != "parent" {
+            return self.note(
+                spot,
+                format!("cache_peer {host} {kind}: not translated: nothing is cached"),
+            );
+        }
+        if has_parent {
+            let text =
+                format!("cache_peer {host}: not translated: names go to one parent, and this is another one");
+            return self.note(spot, text);
+        }
+        if Host::parse(host).is_err() || !port.parse().is_ok_and(|port: u16| port > 0) {
+            let text =
+                format!("cache_peer {place}: not translated: a host and a port from 1 to 65535 are wanted");
+            return self.note(spot, text);
+        }
+        let starts = |with: &[&str]| {
+            options
+                .iter()
+                .any(|option| with.iter().any(|word| option.starts_with(word)))
+        };
+        if starts(&["ssl", "tls"]) {
+            let text = format!("cache_peer {host}: not translated: a parent is not spoken to in TLS");
+            return self.note(spot, text);
+        }
+        if starts(&["login="]) {
+            let text = format!(
+                "cache_peer {host}: login is not translated: put it into the file of parentProxy.credentialsFile"
+            );
+            self.note(spot, text);
+        }
+        self.hints.push(format!("parentProxy: {{address: \"{place}\"}}"));
     }
 
     fn http_port(&mut self, spot: &Spot, place: &str, modes: &[&str]) {
@@ -325,5 +362,60 @@ impl Files for NoFiles {
 
     fn matching(&self, pattern: &str) -> Result<Vec<std::path::PathBuf>, String> {
         Err(format!("{pattern} is not looked for"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::{super::conf, *};
+
+    /// A file of this text.
+    struct Text(&'static str);
+
+    impl Files for Text {
+        fn read(&self, _path: &Path) -> Result<String, String> {
+            Ok(self.0.to_owned())
+        }
+
+        fn matching(&self, pattern: &str) -> Result<Vec<PathBuf>, String> {
+            Err(format!("{pattern} is not looked for"))
+        }
+    }
+
+    fn read(text: &'static str) -> (Vec<String>, Vec<String>) {
+        let files = Text(text);
+        let directives = conf::read(Path::new("squid.conf"), &files).unwrap();
+        let read = Configuration::read(&directives, &files).unwrap();
+        let findings = read.findings.into_iter().map(|finding| finding.text);
+        (read.hints, findings.collect())
+    }
+
+    #[test]
+    fn one_parent_becomes_the_parent_proxy() {
+        let (hints, findings) = read(
+            "cache_peer proxy.corp.example parent 3128 0 no-query default login=me:word\n\
+             cache_peer other.corp.example parent 3128 0\n\
+             cache_peer near.corp.example sibling 3128 3130\n",
+        );
+        assert_eq!(hints, ["parentProxy: {address: \"proxy.corp.example:3128\"}"]);
+        assert_eq!(findings.len(), 3, "{findings:?}");
+        assert!(
+            findings[0].contains("parentProxy.credentialsFile"),
+            "{findings:?}"
+        );
+        assert!(!findings[0].contains("word"), "{findings:?}");
+        assert!(findings[1].contains("one parent"), "{findings:?}");
+        assert!(findings[2].contains("nothing is cached"), "{findings:?}");
+        for line in [
+            "cache_peer proxy.test parent 443 0 ssl\n",
+            "cache_peer proxy.test parent 0 0\n",
+            "cache_peer pro/xy parent 3128 0\n",
+        ] {
+            let (hints, findings) = read(line);
+            assert!(hints.is_empty(), "{line} {hints:?}");
+            assert!(findings[0].contains("not translated"), "{line} {findings:?}");
+        }
     }
 }

@@ -179,7 +179,7 @@ impl Connection {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let original = peer.origin().unwrap_or(SocketAddr::new(nowhere, port));
+        let original = peer.origin().unwrap_or_else(|| SocketAddr::new(nowhere, port));
         Self {
             services: Arc::clone(&self.services),
             accepted: Instant::now(),

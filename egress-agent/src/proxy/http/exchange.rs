@@ -136,6 +136,14 @@ impl Exchange {
         ))
     }
 
+    /// The request has become a tunnel.
+    pub(super) fn opened(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.duration = self.begun.elapsed();
+            self.connection.services.log.opened(record);
+        }
+    }
+
     /// How it ends if nothing else is heard of it.
     pub(super) fn will_end(&mut self, ending: Ending) {
         self.with(|record| record.ending = ending);

@@ -302,7 +302,10 @@ fn written_out(page: &Response<Bytes>) -> Bytes {
 async fn tunnelled(lane: Rc<Lane>, upstream: Upstream, to_origin: Bytes) {
     let before = lane.moved();
     let permit = lane.take_permit();
-    let exchange = lane.take_exchange();
+    let mut exchange = lane.take_exchange();
+    if let Some(exchange) = &mut exchange {
+        exchange.opened();
+    }
     let client = Rc::clone(&lane.client);
     let connection = Arc::clone(&lane.connection);
     drop(lane);

@@ -58,6 +58,7 @@ pub(super) async fn pass(
     origin: TcpStream,
     mut pending: Pending,
 ) {
+    pending.opened();
     let counters = Arc::new(Counters::default());
     pending.count(Arc::clone(&counters) as _);
     let limits = &connection.services.limits;

@@ -87,6 +87,7 @@ pub(super) async fn carry(
     dialled: Dialled,
     mut pending: Pending,
 ) {
+    pending.opened();
     let counters = Arc::new(Counters::default());
     pending.count(Arc::clone(&counters) as _);
     let limits = &connection.services.limits;
