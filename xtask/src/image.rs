@@ -60,6 +60,11 @@ impl Arch {
         }
     }
 
+    /// Whether it takes a cross compiler here.
+    fn is_foreign(self) -> bool {
+        self == Self::Arm64 && std::env::consts::ARCH != "aarch64"
+    }
+
     /// Of the machine we run on, if there are images for it.
     pub(crate) fn own() -> Result<Self> {
         match std::env::consts::ARCH {
@@ -72,6 +77,9 @@ impl Arch {
 
 pub(crate) fn verb(arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure(&[Purpose::Build, Purpose::Image])?;
+    if arguments.arch.is_foreign() {
+        setup::ensure(&[Purpose::Arm64])?;
+    }
     let version = env!("CARGO_PKG_VERSION");
     let name = arguments
         .name
@@ -157,7 +165,7 @@ fn static_agent(arch: Arch) -> Result<PathBuf> {
         ])
         .arg("--config")
         .arg(format!("target.{target}.rustflags=[{}]", flags.join(",")));
-    if arch == Arch::Arm64 && std::env::consts::ARCH != "aarch64" {
+    if arch.is_foreign() {
         cross(&mut cargo);
     }
     workspace::run(&mut cargo)?;

@@ -26,6 +26,8 @@ pub(crate) enum Purpose {
     Vm,
     /// Write container images.
     Image,
+    /// Write those for arm64 on another machine: only for who asks for one.
+    Arm64,
     /// Run tests on Kubernetes.
     Cluster,
 }

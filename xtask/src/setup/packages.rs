@@ -39,7 +39,7 @@ const fn program(
     }
 }
 
-const PROGRAMS: [Program; 36] = [
+const PROGRAMS: [Program; 38] = [
     program("ip", Purpose::Demo, &["iproute2"], "iproute"),
     program("nsenter", Purpose::Demo, &["util-linux"], "util-linux-core"),
     program("curl", Purpose::Demo, &["curl"], "curl"),
@@ -101,6 +101,16 @@ const PROGRAMS: [Program; 36] = [
     program("apt-get", Purpose::Vm, &["apt"], "apt"),
     program("dpkg-deb", Purpose::Vm, &["dpkg"], "dpkg"),
     program("readelf", Purpose::Image, &["binutils"], "binutils"),
+    program(
+        "aarch64-linux-gnu-gcc",
+        Purpose::Arm64,
+        &["gcc-aarch64-linux-gnu"],
+        "gcc-aarch64-linux-gnu",
+    ),
+    Program {
+        serves: |_| Path::new("/usr/aarch64-linux-gnu/lib/libc.a").exists(),
+        ..program("cc", Purpose::Arm64, &["libc6-dev-arm64-cross"], "glibc-devel")
+    },
     // kube-proxy's.
     program("iptables", Purpose::Cluster, &["iptables"], "iptables-nft"),
     program("iptables", Purpose::Test, &["iptables"], "iptables-nft"),
