@@ -14,6 +14,7 @@ mod install;
 mod life;
 mod network;
 mod policies;
+mod proxy;
 mod restart;
 mod rules;
 mod start;
@@ -40,6 +41,7 @@ fn all() -> Vec<Promise> {
         policies::promises(),
         identity::promises(),
         network::promises(),
+        proxy::promises(),
         start::promises(),
         told::promises(),
         rules::promises(),
