@@ -27,7 +27,7 @@ use egress_agent::{
     policy::{DomainName, Host},
     proxy::{
         connection::Route,
-        dial::{DialError, DialSettings, Dialer, Payload, PrivateAnswers, Sought},
+        dial::{DialError, DialSettings, Dialer, Payload, PrivateAnswers, Sought, Wanted},
     },
     socket::netns_cookie,
 };
@@ -236,12 +236,14 @@ async fn a_family_that_leads_nowhere_costs_a_head_start_and_one_without_route_no
         let route = place.route(None, None);
         let dialled = dialler
             .dial(
-                &host,
-                place.port,
-                Sought::Dialled(original),
+                Wanted {
+                    host: &host,
+                    port: place.port,
+                    sought: Sought::Dialled(original),
+                    private: PrivateAnswers::Refused,
+                    payload: Payload::Bytes,
+                },
                 &route,
-                PrivateAnswers::Refused,
-                Payload::Bytes,
             )
             .await;
         (dialled, start.elapsed())

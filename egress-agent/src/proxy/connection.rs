@@ -9,7 +9,7 @@ use std::{
 use egress_common::outcome::Outcome;
 
 use super::{
-    dial::{DialError, Dialer, Dialled, Payload, Peer, PrivateAnswers, Sought},
+    dial::{DialError, Dialer, Dialled, Payload, Peer, PrivateAnswers, Sought, Wanted},
     explicit::ExplicitProxy,
     limits::Limits,
 };
@@ -206,12 +206,16 @@ impl Connection {
         view: &PolicyView,
         payload: Payload,
     ) -> Result<Dialled, DialError> {
-        let private = private_answers(host, view);
+        let wanted = Wanted {
+            host,
+            port,
+            sought: self.sought(),
+            private: private_answers(host, view),
+            payload,
+        };
         let refused = |address| view.refused_answer(address, port).map(|verdict| verdict.outcome);
         let dialer = &self.services.dialer;
-        dialer
-            .dial_unless(host, port, self.sought(), &self.route, private, payload, refused)
-            .await
+        dialer.dial_unless(wanted, &self.route, refused).await
     }
 
     /// What `view` has against an address that was dialled for an allowed `host`, by other policies perhaps: whether it

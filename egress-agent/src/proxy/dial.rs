@@ -103,6 +103,21 @@ pub struct Dialer {
     vetted: OnceLock<VettedTable>,
 }
 
+/// What is to be dialled for a workload.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The host that the policy has allowed.
+    pub host: &'a Host,
+    /// Its port.
+    pub port: u16,
+    /// What the workload has said of its address.
+    pub sought: Sought,
+    /// The policy's word on private ones.
+    pub private: PrivateAnswers,
+    /// What it is for.
+    pub payload: Payload,
+}
+
 /// What an upstream connection is to carry: only a parent proxy has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Payload {
@@ -226,21 +241,12 @@ impl Dialer {
         &self.settings
     }
 
-    /// Dials `host` on `port` for a workload that wants `sought`. `private` is the policy's word on the name.
+    /// Dials what is wanted.
     ///
     /// # Errors
     /// See [`DialError`].
-    pub async fn dial(
-        &self,
-        host: &Host,
-        port: u16,
-        sought: Sought,
-        route: &Route,
-        private: PrivateAnswers,
-        payload: Payload,
-    ) -> Result<Dialled, DialError> {
-        self.dial_unless(host, port, sought, route, private, payload, |_| None)
-            .await
+    pub async fn dial(&self, wanted: Wanted<'_>, route: &Route) -> Result<Dialled, DialError> {
+        self.dial_unless(wanted, route, |_| None).await
     }
 
     /// As [`Self::dial`], but an address for which `refused` has an outcome is not dialled, whatever name resolved to it:
@@ -249,20 +255,19 @@ impl Dialer {
     ///
     /// # Errors
     /// See [`DialError`]; the outcome that `refused` gave if nothing else remained.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is another side's word on the dial"
-    )]
     pub async fn dial_unless(
         &self,
-        host: &Host,
-        port: u16,
-        sought: Sought,
+        wanted: Wanted<'_>,
         route: &Route,
-        private: PrivateAnswers,
-        payload: Payload,
         refused: impl Fn(IpAddr) -> Option<Outcome>,
     ) -> Result<Dialled, DialError> {
+        let Wanted {
+            host,
+            port,
+            sought,
+            private,
+            payload: _,
+        } = wanted;
         let mut timed_out = DialError::new(Outcome::LookupFailed);
         let work = async {
             let candidates = match host {
@@ -270,10 +275,7 @@ impl Dialer {
                 Host::Name(name) => {
                     let parent = self.settings.parent.as_ref();
                     if let Some(parent) = parent.filter(|parent| parent.serves(name)) {
-                        let origin = (host, port);
-                        return self
-                            .ask_parent(parent, origin, sought, route, payload, &mut timed_out)
-                            .await;
+                        return self.ask_parent(parent, wanted, route, &mut timed_out).await;
                     }
                     self.candidates(name, sought, private, refused).await?
                 }
@@ -305,17 +307,16 @@ impl Dialer {
         socket::source_for(netns, destination).ok()
     }
 
-    /// Dials the parent proxy, and for bytes has it open a tunnel to `origin`. `timed_out` is kept to what is said if the
+    /// Dials the parent proxy, and for bytes has it open a tunnel to what is wanted. `timed_out` is kept to what is said if the
     /// time limit ends.
     async fn ask_parent(
         &self,
         parent: &ParentProxy,
-        origin: (&Host, u16),
-        sought: Sought,
+        wanted: Wanted<'_>,
         route: &Route,
-        payload: Payload,
         timed_out: &mut DialError,
     ) -> Result<Dialled, DialError> {
+        let sought = wanted.sought;
         let candidates = match parent.host() {
             Host::Address(address) => Candidates::one(*address, AddressRelation::Named),
             Host::Name(name) => {
@@ -328,8 +329,8 @@ impl Dialer {
         let dialled = self.race(candidates, parent.port(), route).await;
         let Dialled { mut stream, peer } = dialled.map_err(DialError::of_parent)?;
         let address = peer.address();
-        if payload == Payload::Bytes {
-            let opened = parent.open_tunnel(&mut stream, origin.0, origin.1).await;
+        if wanted.payload == Payload::Bytes {
+            let opened = parent.open_tunnel(&mut stream, wanted.host, wanted.port).await;
             opened.map_err(|error| DialError {
                 address: Some(address),
                 source: Some(error),

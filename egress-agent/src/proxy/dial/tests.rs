@@ -108,12 +108,14 @@ async fn dial(
     let dialler = Dialer::new(settings);
     let dialled = dialler
         .dial(
-            host,
-            original.port(),
-            Sought::Dialled(original),
+            Wanted {
+                host,
+                port: original.port(),
+                sought: Sought::Dialled(original),
+                private: PrivateAnswers::Refused,
+                payload: Payload::Bytes,
+            },
             &here(),
-            PrivateAnswers::Refused,
-            Payload::Bytes,
         )
         .await;
     match dialled {
@@ -243,12 +245,14 @@ async fn private_answers_are_dropped_unless_they_are_internal_or_the_policy_allo
     let dialler = Dialer::new(nothing_internal);
     let dialled = dialler
         .dial(
-            &name("good.test"),
-            original.port(),
-            Sought::Dialled(original),
+            Wanted {
+                host: &name("good.test"),
+                port: original.port(),
+                sought: Sought::Dialled(original),
+                private: PrivateAnswers::Allowed,
+                payload: Payload::Bytes,
+            },
             &here(),
-            PrivateAnswers::Allowed,
-            Payload::Bytes,
         )
         .await
         .unwrap();
@@ -263,12 +267,14 @@ async fn a_name_that_is_bound_anew_to_the_metadata_server_is_refused_from_then_o
     let route = here();
     let attempt = || {
         dialler.dial(
-            &host,
-            original.port(),
-            Sought::Dialled(original),
+            Wanted {
+                host: &host,
+                port: original.port(),
+                sought: Sought::Dialled(original),
+                private: PrivateAnswers::Refused,
+                payload: Payload::Bytes,
+            },
             &route,
-            PrivateAnswers::Refused,
-            Payload::Bytes,
         )
     };
     assert_eq!(attempt().await.unwrap().peer.address(), original);
@@ -372,12 +378,14 @@ async fn an_address_that_is_denied_by_itself_is_not_dialled_for_any_name() {
         let (original, route) = (origins.at("127.0.0.3"), here());
         dialler
             .dial_unless(
-                host,
-                original.port(),
-                Sought::Dialled(original),
+                Wanted {
+                    host,
+                    port: original.port(),
+                    sought: Sought::Dialled(original),
+                    private: PrivateAnswers::Refused,
+                    payload: Payload::Bytes,
+                },
                 &route,
-                PrivateAnswers::Refused,
-                Payload::Bytes,
                 refused,
             )
             .await
@@ -416,7 +424,16 @@ async fn who_names_a_host_to_the_proxy_gets_an_answer_of_ours_in_every_mode() {
         let sought = Sought::Named { by_ipv4: true };
         let dial = async |host: &Host, private| {
             let dialled = dialler
-                .dial(host, port, sought, &here(), private, Payload::Bytes)
+                .dial(
+                    Wanted {
+                        host,
+                        port,
+                        sought,
+                        private,
+                        payload: Payload::Bytes,
+                    },
+                    &here(),
+                )
                 .await;
             dialled
                 .map(|dialled| (dialled.peer.address().ip(), dialled.peer.relation().unwrap()))
@@ -471,12 +488,14 @@ async fn a_parent_proxy_is_handed_the_name_and_nobody_looks_it_up() {
     let dial = async |host: &Host| {
         dialler
             .dial(
-                host,
-                origins.port,
-                sought,
+                Wanted {
+                    host,
+                    port: origins.port,
+                    sought,
+                    private: PrivateAnswers::Refused,
+                    payload: Payload::Bytes,
+                },
                 &here(),
-                PrivateAnswers::Refused,
-                Payload::Bytes,
             )
             .await
     };
@@ -509,7 +528,16 @@ async fn a_parent_that_refuses_or_is_not_there_is_told_as_one() {
         let sought = Sought::Named { by_ipv4: true };
         let host = name("nowhere.test");
         let dialled = dialler
-            .dial(&host, 443, sought, &here(), PrivateAnswers::Refused, payload)
+            .dial(
+                Wanted {
+                    host: &host,
+                    port: 443,
+                    sought,
+                    private: PrivateAnswers::Refused,
+                    payload,
+                },
+                &here(),
+            )
             .await;
         dialled.map_err(|error| (error.outcome, error.by_parent, error.address.is_some()))
     };

@@ -27,7 +27,7 @@ use crate::{
     policy::{Host, PolicyView},
     proxy::{
         Connection,
-        dial::{DialError, Dialled, ParentProxy, Payload, Peer, PrivateAnswers},
+        dial::{DialError, Dialled, ParentProxy, Payload, Peer, PrivateAnswers, Wanted},
         limits::Limits,
     },
 };
@@ -207,18 +207,14 @@ pub(super) async fn dial(
             None => Ok(dialled),
         };
     }
-    let dialer = &connection.services.dialer;
-    let sought = connection.sought();
-    dialer
-        .dial(
-            host,
-            *port,
-            sought,
-            &connection.route,
-            PrivateAnswers::Allowed,
-            payload,
-        )
-        .await
+    let wanted = Wanted {
+        host,
+        port: *port,
+        sought: connection.sought(),
+        private: PrivateAnswers::Allowed,
+        payload,
+    };
+    connection.services.dialer.dial(wanted, &connection.route).await
 }
 
 impl ForParent {
