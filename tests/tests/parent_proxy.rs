@@ -64,7 +64,8 @@ async fn names_are_handed_to_a_parent_proxy() {
     told(&squid, "GET http://good.test/bytes/9000 - 200").await;
     told(&squid, "CONNECT good.test:443 - 200").await;
     let lines = squid_log::native(&finished.log);
-    let gist: Vec<_> = lines
+    // One process's record may come before that of the one before it: each is logged when its last byte has been taken.
+    let mut gist: Vec<_> = lines
         .iter()
         .map(|line| {
             format!(
@@ -73,13 +74,14 @@ async fn names_are_handed_to_a_parent_proxy() {
             )
         })
         .collect();
+    gist.sort_unstable();
     assert_eq!(
         gist,
         [
-            "http://good.test/bytes/9000 TCP_MISS FIRSTUP_PARENT/192.0.2.2",
-            "good.test:443 TCP_TUNNEL FIRSTUP_PARENT/192.0.2.2",
-            "http://other.test/ TCP_DENIED HIER_NONE/-",
             "evil.test:443 TCP_DENIED HIER_NONE/-",
+            "good.test:443 TCP_TUNNEL FIRSTUP_PARENT/192.0.2.2",
+            "http://good.test/bytes/9000 TCP_MISS FIRSTUP_PARENT/192.0.2.2",
+            "http://other.test/ TCP_DENIED HIER_NONE/-",
         ],
         "{}",
         finished.story()
@@ -113,7 +115,7 @@ async fn what_a_parent_proxy_refuses_is_told() {
             .collect();
         // The next run would append.
         fs::remove_file(world.path("access.log")).expect("a log");
-        let gist: Vec<_> = records
+        let mut gist: Vec<_> = records
             .iter()
             .map(|record| {
                 format!(
@@ -122,6 +124,7 @@ async fn what_a_parent_proxy_refuses_is_told() {
                 )
             })
             .collect();
+        gist.sort_unstable();
         (String::from_utf8_lossy(&finished.stdout).into_owned(), gist)
     };
     let (codes, records) = run().await;
@@ -180,14 +183,25 @@ async fn a_parent_proxy_is_told_who_asks() {
     daemon
         .eventually("four records", async || daemon.log().len() == 4)
         .await;
-    let log = daemon.log();
-    let hierarchies: Vec<_> = log
+    let mut hierarchies: Vec<_> = daemon
+        .log()
         .iter()
-        .map(|record| record["squid_hierarchy"].clone())
+        .map(|record| {
+            format!(
+                "{} {} {}",
+                record["namespace"], record["host"], record["squid_hierarchy"]
+            )
+        })
         .collect();
+    hierarchies.sort_unstable();
     assert_eq!(
         hierarchies,
-        ["FIRSTUP_PARENT", "HIER_NONE", "HIER_NONE", "HIER_DIRECT"]
+        [
+            r#""team-a" "good.test" "FIRSTUP_PARENT""#,
+            r#""team-a" "other.test" "HIER_NONE""#,
+            r#""team-b" "good.test" "HIER_NONE""#,
+            r#""team-b" "other.test" "HIER_DIRECT""#,
+        ]
     );
     assert!(
         !fs::read_to_string(world.path("log.json"))

@@ -153,26 +153,33 @@ async fn read_status(stream: &mut TcpStream) -> io::Result<u16> {
             return Err(refused("the parent proxy closed the connection".to_owned()));
         }
         head.extend_from_slice(seen.get(..count).unwrap_or_default());
-        let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
-        let mut response = httparse::Response::new(&mut fields);
-        let parsed = response
-            .parse(&head)
-            .map_err(|error| refused(format!("the parent proxy does not speak HTTP/1: {error}")))?;
-        let take = match parsed {
-            httparse::Status::Complete(length) => length.saturating_sub(before),
-            httparse::Status::Partial if head.len() > MOST_HEAD_BYTES => {
-                return Err(refused("the parent proxy's answer has no end".to_owned()));
-            }
-            httparse::Status::Partial => count,
-        };
+        let parsed = parse(&head)?;
+        let take = parsed.map_or(count, |(_, length)| length.saturating_sub(before));
         stream
             .read_exact(seen.get_mut(..take).unwrap_or_default())
             .await?;
-        if parsed.is_complete() {
-            return response
-                .code
-                .ok_or_else(|| refused("the parent proxy's answer has no status".to_owned()));
+        if let Some((status, _)) = parsed {
+            return Ok(status);
         }
+    }
+}
+
+/// The status that a head begins with, and its length, once it is whole.
+fn parse(head: &[u8]) -> io::Result<Option<(u16, usize)>> {
+    let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
+    let mut response = httparse::Response::new(&mut fields);
+    let parsed = response
+        .parse(head)
+        .map_err(|error| refused(format!("the parent proxy does not speak HTTP/1: {error}")))?;
+    match (parsed, response.code) {
+        (httparse::Status::Complete(length), Some(status)) => Ok(Some((status, length))),
+        (httparse::Status::Complete(_), None) => {
+            Err(refused("the parent proxy's answer has no status".to_owned()))
+        }
+        (httparse::Status::Partial, _) if head.len() > MOST_HEAD_BYTES => {
+            Err(refused("the parent proxy's answer has no end".to_owned()))
+        }
+        (httparse::Status::Partial, _) => Ok(None),
     }
 }
 
