@@ -225,6 +225,7 @@ async fn without_an_api_server_the_last_policies_stay() {
     );
     cluster.apply(&policy("headless", "p", "ssd.jpl.nasa.gov")).await;
     allowed_soon(cluster, &pod, "https://ssd.jpl.nasa.gov/").await;
+    pod.end(cluster).await;
     cluster.forget("headless").await;
 }
 
@@ -272,5 +273,6 @@ async fn an_agent_that_starts_without_an_api_server_knows_the_pods_and_their_pol
             !status.contains("OLD ") && status.contains("api server   answers")
         })
         .await;
+    pod.end(cluster).await;
     cluster.forget("remembered").await;
 }

@@ -135,6 +135,15 @@ impl Pod {
         .await
     }
 
+    /// Ends it, and waits for that. Where a namespace goes its policies may go first: what goes on in a pod then is not
+    /// denied any more, and would be seen by the next test.
+    pub async fn end(self, cluster: &Cluster) {
+        let words = ["-n", &self.namespace, "delete", "pod", &self.name];
+        cluster
+            .kubectl(&[&words[..], &["--grace-period=1", "--wait=true", "--timeout=120s"]].concat())
+            .await;
+    }
+
     /// Its address.
     ///
     /// # Panics
