@@ -320,7 +320,8 @@ fn parse_host(text: &str) -> Result<Host, Refusal> {
     Host::parse(text).map_err(|_| Refusal::BadHost)
 }
 
-fn url(host: &Host, port: u16, sent: &Uri) -> Result<Uri, Refusal> {
+/// The absolute URL of a request to `host` and `port`, with path and query as sent.
+pub(super) fn url(host: &Host, port: u16, sent: &Uri) -> Result<Uri, Refusal> {
     let authority = if port == DEFAULT_PORT {
         host.to_string()
     } else {

@@ -10,10 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use egress_common::outcome::Outcome;
-use http::{
-    HeaderValue, Request, Uri, header,
-    uri::{self, Authority, PathAndQuery},
-};
+use http::{HeaderValue, Request, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -22,12 +19,12 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{body::RequestBody, client::Client};
+use super::{body::RequestBody, client::Client, target};
 use crate::{
     policy::{Host, PolicyView},
     proxy::{
         Connection,
-        dial::{DialError, Dialled, ParentProxy, Payload, Peer, PrivateAnswers, Wanted},
+        dial::{DialError, Dialled, Payload, Peer, PrivateAnswers, Wanted},
         limits::Limits,
     },
 };
@@ -55,8 +52,6 @@ pub(super) struct Upstream {
 /// What a request to a parent proxy has and one to an origin has not.
 #[derive(Debug)]
 struct ForParent {
-    /// Of the absolute form.
-    authority: Authority,
     credentials: Option<HeaderValue>,
 }
 
@@ -101,10 +96,9 @@ impl Upstream {
         let Dialled { stream, peer } = dial(connection, allowed, payload).await?;
         let reads_requests = peer.is_parent() && payload == Payload::Requests;
         let parent = connection.services.dialer.settings().parent.as_ref();
-        let parents = parent
-            .filter(|_| reads_requests)
-            .map(|parent| ForParent::new(parent, allowed))
-            .transpose()?;
+        let parents = parent.filter(|_| reads_requests).map(|parent| ForParent {
+            credentials: parent.credentials().cloned(),
+        });
         let traffic = Rc::new(Traffic::default());
         let io = UpstreamIo::new(stream, Rc::clone(&traffic), Rc::clone(client));
         let (sender, driver) = handshake(io, &connection.services.limits)
@@ -127,7 +121,7 @@ impl Upstream {
         mut request: Request<RequestBody>,
     ) -> Result<http::Response<hyper::body::Incoming>, Box<Unsent>> {
         if let Some(parents) = &self.parents {
-            parents.address(&mut request);
+            parents.address(&mut request, &self.host, self.port);
         }
         let sent = self.sender.try_send_request(request).await;
         sent.map_err(|mut failure| {
@@ -218,30 +212,12 @@ pub(super) async fn dial(
 }
 
 impl ForParent {
-    fn new(parent: &ParentProxy, allowed: &Allowed) -> Result<Self, DialError> {
-        let Allowed { host, port, .. } = allowed;
-        let text = if *port == 80 {
-            host.to_string()
-        } else {
-            format!("{host}:{port}")
-        };
-        Ok(Self {
-            authority: text.parse().map_err(|_| DialError::new(Outcome::AgentError))?,
-            credentials: parent.credentials().cloned(),
-        })
-    }
-
     /// The absolute form (RFC 9112 section 3.2.2), of the host that was judged. A parent does not look at `Host` then. Can be
     /// done again to a request that was not sent.
-    fn address(&self, request: &mut Request<RequestBody>) {
-        let mut uri = uri::Parts::default();
-        uri.scheme = Some(uri::Scheme::HTTP);
-        uri.authority = Some(self.authority.clone());
-        let path = request.uri().path_and_query();
-        uri.path_and_query = Some(path.cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
-        // A scheme, an authority and a path are always a URI.
-        if let Ok(uri) = Uri::from_parts(uri) {
-            *request.uri_mut() = uri;
+    fn address(&self, request: &mut Request<RequestBody>, host: &Host, port: u16) {
+        // Host and path have been in a URL before, that of the record.
+        if let Ok(url) = target::url(host, port, request.uri()) {
+            *request.uri_mut() = url;
         }
         // The client's own are for the proxy that it knows of.
         let fields = request.headers_mut();

@@ -2,10 +2,19 @@
 
 use egress_common::outcome::Outcome;
 
-use super::lab::{Lab, SWITCH, UPGRADE, run_behind_a_parent};
+use super::lab::{Lab, SWITCH, UPGRADE, Wire, run_behind_a_parent};
 use crate::access_log::{Hierarchy, Protocol, ResultCode};
 
 const CREDENTIALS: &str = "Basic dXNlcjp3b3Jk";
+
+/// A client that has asked for good.test, and the parent, which has heard of it.
+async fn asked(lab: &mut Lab) -> (Wire, Wire) {
+    let mut client = lab.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
+    let mut parent = lab.accept("api.test").await;
+    parent.head().await;
+    (client, parent)
+}
 
 #[test]
 fn requests_are_sent_to_a_parent_in_absolute_form_and_over_one_connection() {
@@ -59,10 +68,7 @@ fn requests_are_sent_to_a_parent_in_absolute_form_and_over_one_connection() {
 #[test]
 fn a_parent_that_wants_to_know_who_asks_is_no_business_of_the_clients() {
     run_behind_a_parent(async |lab: &mut Lab| {
-        let mut client = lab.client().await;
-        client.send("GET / HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
-        let mut parent = lab.accept("api.test").await;
-        parent.head().await;
+        let (mut client, mut parent) = asked(lab).await;
         parent
             .send("HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\n\r\n")
             .await;
@@ -79,10 +85,7 @@ fn a_parent_that_wants_to_know_who_asks_is_no_business_of_the_clients() {
 #[test]
 fn what_a_parent_refuses_by_itself_is_passed_on() {
     run_behind_a_parent(async |lab: &mut Lab| {
-        let mut client = lab.client().await;
-        client.send("GET / HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
-        let mut parent = lab.accept("api.test").await;
-        parent.head().await;
+        let (mut client, mut parent) = asked(lab).await;
         parent
             .send("HTTP/1.1 403 No\r\nContent-Length: 4\r\n\r\nmine")
             .await;
@@ -95,11 +98,8 @@ fn what_a_parent_refuses_by_itself_is_passed_on() {
 fn a_websocket_goes_through_a_tunnel() {
     run_behind_a_parent(async |lab: &mut Lab| {
         let port = lab.port();
-        let mut client = lab.client().await;
         // The first request leaves a connection behind on which the parent reads requests: no place for a WebSocket.
-        client.send("GET / HTTP/1.1\r\nHost: good.test\r\n\r\n").await;
-        let mut parent = lab.accept("api.test").await;
-        parent.head().await;
+        let (mut client, mut parent) = asked(lab).await;
         parent.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
         client.message().await;
         client.send(UPGRADE).await;
